@@ -1,0 +1,168 @@
+"""The network, the pixel values it expects, and the file its weights live in.
+
+A convolutional network of 421,642 parameters that reads one handwritten digit from a
+28x28 grayscale image, white ink on black, as MNIST stores it:
+
+    conv 1->32 3x3, ReLU, 2x2 max pool
+    conv 32->64 3x3, ReLU, 2x2 max pool
+    dropout 25%
+    fully connected 64*7*7->128, ReLU
+    dropout 50%
+    fully connected 128->10
+
+Training and inference agree on what stands in this file, and on nothing else.
+"""
+
+import io
+import os
+import secrets
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+IMAGE_SIZE = 28  # pixels, both ways
+NUM_CLASSES = 10
+PIXEL_MEAN = 0.1307  # of the 60,000 training images, with pixel values scaled to 0..1
+PIXEL_STD = 0.3081
+
+CHECKPOINT_FORMAT = "mnist-classifier"
+CHECKPOINT_VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """The file is not a checkpoint that this project wrote for this network."""
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout (Srivastava et al. 2014), which on a CPU draws a random byte for each value.
+
+    nn.Dropout draws a double there, which takes a sixth of this network's training step. A
+    byte is exact for a probability in 256ths.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or x.device.type != "cpu":
+            return super().forward(x)
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * self.p)
+        return x * (keep.to(x.dtype) / (1 - self.p))
+
+
+class MNISTClassifier(nn.Module):
+    """Two convolutions and two fully connected layers: 421,642 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
+        self.dropout1 = Dropout(0.25)
+        self.fc1 = nn.Linear(64 * 7 * 7, 128)
+        self.dropout2 = Dropout(0.5)
+        self.fc2 = nn.Linear(128, NUM_CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalized images, float (N, 1, 28, 28), to logits, float (N, 10)."""
+        # ReLU and max pooling commute, since ReLU never changes which value is the largest.
+        # Pooling first gives the same function with a quarter of the ReLU work.
+        x = F.relu(F.max_pool2d(self.conv1(images), 2))  # (N, 32, 14, 14)
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))  # (N, 64, 7, 7)
+        x = self.dropout1(x.flatten(1))  # (N, 3136)
+        x = F.relu(self.fc1(x))  # (N, 128)
+        return self.fc2(self.dropout2(x))  # (N, 10)
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Turn pixel values 0..255 into what the network reads: mean 0, standard deviation 1.
+
+    Takes uint8, or float in the same range (a digit that was rotated or resized), of shape
+    (N, 28, 28) or (N, 1, 28, 28); returns float32, (N, 1, 28, 28). Raises ValueError for
+    another shape or dtype.
+    """
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"pixels must be uint8 or float in 0..255, not {images.dtype}")
+    if images.dim() == 3:
+        images = images.unsqueeze(1)
+    if images.dim() != 4 or images.shape[1:] != (1, IMAGE_SIZE, IMAGE_SIZE):
+        shape = tuple(images.shape)
+        raise ValueError(f"images must have shape (N, 28, 28) or (N, 1, 28, 28), not {shape}")
+    return images.float().sub(255 * PIXEL_MEAN).div_(255 * PIXEL_STD)
+
+
+def save_checkpoint(path: str | os.PathLike, model: nn.Module, metadata: dict) -> None:
+    """Write the weights, and what is known about them, to one file in an existing folder.
+
+    The same weights and metadata give the same bytes, whatever the file is called. The
+    metadata holds plain values only (str, int, float, bool, None, list, dict), so that the
+    file loads without executing anything. Raises OSError if the file can't be written; one
+    that was there before is then still there.
+    """
+    weights = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    content = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION}
+    buffer = io.BytesIO()
+    torch.save(content | {"metadata": metadata, "weights": weights}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(
+    path: str | os.PathLike, device: str | torch.device = "cpu"
+) -> tuple[MNISTClassifier, dict]:
+    """Read what `save_checkpoint` wrote: the network, in evaluation mode, and the metadata.
+
+    Only tensors and plain values are read: a file that carries code is refused, and the code
+    never runs.
+
+    Raises:
+        FileNotFoundError: there is no such file (OSError: it can't be read).
+        CheckpointError: (a ValueError) the file is damaged, of another network, or no checkpoint.
+        ValueError: there is no such device.
+    """
+    try:
+        file = io.BytesIO(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such checkpoint; python train.py makes one") from None
+    remedy = "python train.py makes a new one"
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # half a dozen types, depending on what the file is instead
+        raise CheckpointError(f"{path}: damaged, or not a PyTorch checkpoint; {remedy}") from error
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this project; {remedy}")
+    if content.get("version") != CHECKPOINT_VERSION:
+        version = f"has format {content.get('version')}, this code reads {CHECKPOINT_VERSION}"
+        raise CheckpointError(f"{path}: {version}; {remedy}")
+    with torch.device("meta"):  # initial weights would be thrown away, and take random numbers
+        model = MNISTClassifier()
+    try:
+        model.to_empty(device="cpu").load_state_dict(content["weights"])
+        metadata = dict(content["metadata"])
+    except Exception as error:  # other names, other shapes, no dict at all
+        raise CheckpointError(f"{path}: its weights do not fit this network; {remedy}") from error
+    try:
+        return model.to(device).eval(), metadata
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"there is no device {str(device)!r} here; use cpu") from None
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file so that, whatever goes wrong, its path holds the old content or the new.
+
+    Raises OSError, with that path, if the file can't be written; no stray file stays behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # the bytes are on the disk before the name points to them
+        os.replace(temporary, path)
+    except BaseException as error:  # Ctrl-C too
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
