@@ -16,6 +16,7 @@ Training and inference agree on what stands in this file, and on nothing else.
 import io
 import os
 import secrets
+import warnings
 from pathlib import Path
 
 import torch
@@ -127,7 +128,9 @@ def load_checkpoint(
         raise FileNotFoundError(f"{path}: no such checkpoint; python train.py makes one") from None
     remedy = "python train.py makes a new one"
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the one line below says it all
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # half a dozen types, depending on what the file is instead
         raise CheckpointError(f"{path}: damaged, or not a PyTorch checkpoint; {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:

@@ -15,8 +15,18 @@ import torch
 
 from inference import MNISTPredictor
 from model import save_checkpoint
-from train import PROJECT_DIR, Settings, describe, load_sample, plot_digits, save_figure, train
+from train import (
+    PROJECT_DIR,
+    Settings,
+    check_output_dir,
+    describe,
+    load_sample,
+    plot_digits,
+    save_figure,
+    train,
+)
 
+EPOCHS = 12
 LEAST_ACCURACY = 0.96
 DATA_NAME = "bundled sample of MNIST"
 
@@ -24,6 +34,8 @@ DATA_NAME = "bundled sample of MNIST"
 def main(argv: list[str] | None = None) -> int:
     """Run the check; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    # argparse would print the whole usage first.
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     output_dir = PROJECT_DIR / "outputs" / "test_model"
     parser.add_argument("--output-dir", type=Path, default=output_dir, help="where results go")
     output_dir = parser.parse_args(argv).output_dir
@@ -39,13 +51,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(output_dir: Path) -> int:
     """Train, save, load, predict and draw; return 1 if too few digits were read correctly."""
-    output_dir.mkdir(parents=True, exist_ok=True)
+    check_output_dir(output_dir)
     checkpoint, picture = output_dir / "mnist_cnn.pt", output_dir / "predictions.png"
     started = time.perf_counter()
-    model, history = train(load_sample(train=True), load_sample(train=False), Settings(epochs=12))
+    training, digits = load_sample(train=True), load_sample(train=False)
+    model, history = train(training, digits, Settings(epochs=EPOCHS))
     save_checkpoint(checkpoint, model, describe(DATA_NAME, history))
 
-    digits = load_sample(train=False)
     predictions = MNISTPredictor(checkpoint).predict_batch(digits.images)
     read = torch.tensor([prediction.digit for prediction in predictions])
     correct = int((read == digits.labels).sum())

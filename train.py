@@ -514,7 +514,7 @@ def plot_confusion_matrix(labels: torch.Tensor, predictions: torch.Tensor) -> Fi
     mistakes = counts.clone().fill_diagonal_(0)  # the correct ones would drown them in colour
     figure = Figure(figsize=(7, 6.5), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(mistakes, cmap="Reds", vmax=max(4, 2 * int(mistakes.max())))
+    axes.imshow(mistakes.numpy(), cmap="Reds", vmax=max(4, 2 * int(mistakes.max())))
     for true in range(NUM_CLASSES):
         for read in range(NUM_CLASSES):
             axes.text(read, true, int(counts[true, read]) or "", ha="center", va="center")
@@ -532,7 +532,7 @@ def plot_digits(images: torch.Tensor, titles: list[str], heading: str) -> Figure
     for i, axes in enumerate(figure.subplots(rows, 8, squeeze=False).flat):
         axes.axis("off")
         if i < len(images):
-            axes.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
+            axes.imshow(images[i].numpy(), cmap="gray_r", vmin=0, vmax=255)
             axes.set_title(titles[i], fontsize=9)
     return figure
 

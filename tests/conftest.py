@@ -1,0 +1,50 @@
+"""What several tests need: real MNIST where it is at hand, and a network trained in seconds."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+
+from model import save_checkpoint
+from train import Settings, describe, load_sample, train
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The folder that holds MNIST/raw/ with all 70,000 digits."""
+    if "MNIST_DIR" not in os.environ:
+        pytest.skip("MNIST_DIR does not name a folder that holds MNIST/raw/")
+    return Path(os.environ["MNIST_DIR"])
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A network trained on the bundled sample for three epochs, and its history."""
+    return train(load_sample(True), load_sample(False), Settings(epochs=3), quiet=True)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained, tmp_path_factory) -> Path:
+    """The same network, saved."""
+    path = tmp_path_factory.mktemp("trained") / "mnist_cnn.pt"
+    model, history = trained
+    save_checkpoint(path, model, describe("bundled sample", history))
+    return path
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which writing more than so many bytes to any file fails, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="needs Unix file-size limits")
+
+    @contextlib.contextmanager
+    def limit(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -1,0 +1,239 @@
+"""train.py: the bundled sample, MNIST itself, and what happens when a file is bad."""
+
+import gzip
+import hashlib
+import http.server
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+import train
+from train import MNISTUnavailable, load_mnist, load_sample
+
+SAMPLE_DIGESTS = [  # images and labels to train on, images and labels to test on
+    "52454974f5606fb1",
+    "d0ff9a7f0016d0ce",
+    "05f16c885f80bb90",
+    "abbc512c3acb0f8c",
+]
+SAMPLE_RAW = train.PROJECT_DIR / "sample" / "MNIST" / "raw"
+
+
+def sha256(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+def test_the_sample_is_5000_digits_500_a_class():
+    training, test = load_sample(train=True), load_sample(train=False)
+    assert training.images.shape == (4000, 28, 28)
+    assert test.images.shape == (1000, 28, 28)
+    for digits, each in ((training, 400), (test, 100)):
+        assert digits.images.dtype == torch.uint8
+        assert digits.labels.dtype == torch.int64
+        assert digits.labels.bincount().tolist() == [each] * 10
+    both = torch.cat([training.images, test.images]).flatten(1)
+    assert len(both.unique(dim=0)) == 5000  # none twice, so none in both parts
+
+
+def test_the_sample_is_the_one_that_was_bundled():
+    assert sum(file.stat().st_size for file in SAMPLE_RAW.iterdir()) < 1_100_000
+    digests = [sha256(tensor) for split in (True, False) for tensor in load_sample(split)]
+    assert [digest[:16] for digest in digests] == SAMPLE_DIGESTS
+
+
+def test_the_sample_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(load_sample(train=False).labels) == 1000
+
+
+def test_the_sample_is_part_of_the_training_set_with_its_labels(mnist_dir):
+    official = load_mnist(mnist_dir, train=True, download=False)
+    label_of = {
+        image.tobytes(): label
+        for image, label in zip(official.images.numpy(), official.labels.tolist(), strict=True)
+    }
+    for split in (True, False):
+        images, labels = load_sample(split)
+        assert [label_of[image.tobytes()] for image in images.numpy()] == labels.tolist()
+
+
+def test_mnist_loads_whole_from_gz_and_extracted_files(mnist_dir, tmp_path):
+    training = load_mnist(mnist_dir, train=True, download=False)
+    assert training.images.shape == (60_000, 28, 28)
+    assert training.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    raw_dir = tmp_path / "MNIST" / "raw"
+    raw_dir.mkdir(parents=True)
+    for file in (mnist_dir / "MNIST" / "raw").glob("t10k*.gz"):
+        (raw_dir / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    test = load_mnist(tmp_path, train=False, download=False)
+    assert test.images.shape == (10_000, 28, 28)
+    assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+
+
+def test_a_missing_file_without_download_says_how_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_mnist(tmp_path, train=True, download=False)
+    text = str(caught.value)
+    assert str(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz") in text
+    assert "python train.py downloads" in text
+    assert "\n" not in text
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def alter(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def grow(content: bytes) -> bytes:
+    return content + b"x"
+
+
+def empty(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.fixture
+def sample_as_mnist(tmp_path, monkeypatch) -> Path:
+    """A data folder whose files are small: the sample stands in for MNIST, digests and all."""
+    shutil.copytree(SAMPLE_RAW, tmp_path / "MNIST" / "raw")
+    monkeypatch.setattr(train, "MNIST_SHA256", train.SAMPLE_SHA256)
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", [cut, alter, grow, empty])
+@pytest.mark.parametrize("extracted", [False, True])
+@pytest.mark.parametrize("name", list(train.MNIST_SHA256))
+def test_a_damaged_file_is_named_and_left_alone(sample_as_mnist, name, extracted, damage):
+    path = sample_as_mnist / "MNIST" / "raw" / f"{name}.gz"
+    if extracted:
+        path = path.with_suffix("")
+        path.write_bytes(gzip.decompress(path.with_name(f"{name}.gz").read_bytes()))
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError) as caught:
+        load_mnist(sample_as_mnist, train=name.startswith("train"))
+    text = str(caught.value)
+    assert str(path) + ":" in text
+    assert "damaged" in text
+    assert "delete it" in text
+    assert "\n" not in text
+    assert path.read_bytes() == damaged
+
+
+def test_a_damaged_file_of_real_mnist_is_named(mnist_dir, tmp_path):
+    raw_dir = tmp_path / "MNIST" / "raw"
+    raw_dir.mkdir(parents=True)
+    for file in (mnist_dir / "MNIST" / "raw").glob("t10k*.gz"):
+        shutil.copyfile(file, raw_dir / file.name)
+    path = raw_dir / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(cut(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz: damaged"):
+        load_mnist(tmp_path, train=False)
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves a folder of MNIST files; `behaviour` makes it misbehave."""
+
+    folder: Path
+    behaviour = "good"
+
+    def do_GET(self):
+        if self.behaviour == "missing":
+            return self.send_error(404)
+        content = (self.folder / Path(self.path).name).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.behaviour == "altered":
+            content = alter(content)
+        if self.behaviour in ("half", "stalled"):
+            content = cut(content)
+        self.wfile.write(content)
+        if self.behaviour == "stalled":
+            self.wfile.flush()
+            self.server.stopped.wait(30)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A real mirror on loopback, the only one that torchvision knows."""
+
+    def start(folder, behaviour="good"):
+        handler = type("Handler", (Mirror,), {"folder": folder, "behaviour": behaviour})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.stopped = threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [url])
+
+    servers = []
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield start
+    for server in servers:
+        server.stopped.set()
+        server.shutdown()
+        server.server_close()
+
+
+def test_mnist_is_downloaded_verified_and_kept(mnist_dir, mirror, tmp_path):
+    mirror(mnist_dir / "MNIST" / "raw")
+    assert len(load_mnist(tmp_path, train=False).labels) == 10_000
+    mirror(mnist_dir / "MNIST" / "raw", "missing")
+    assert len(load_mnist(tmp_path, train=True).labels) == 60_000  # already there
+    names = sorted(path.name for path in (tmp_path / "MNIST").rglob("*"))
+    assert names == sorted(["raw", *train.MNIST_SHA256, *(f"{n}.gz" for n in train.MNIST_SHA256)])
+
+
+@pytest.mark.parametrize("behaviour", ["missing", "half", "altered", "stalled"])
+def test_a_failed_download_is_one_line_and_leaves_no_file(mirror, tmp_path, behaviour, monkeypatch):
+    monkeypatch.setattr(train, "DOWNLOAD_TIMEOUT", 0.5)
+    mirror(SAMPLE_RAW, behaviour)  # right names; the MD5 that torchvision knows is of others
+    started = time.monotonic()
+    with pytest.raises(MNISTUnavailable, match="could not be downloaded") as caught:
+        load_mnist(tmp_path, train=True)
+    assert time.monotonic() - started < 20  # it did not wait for the mirror
+    assert "\n" not in str(caught.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_augmentation_moves_every_digit_a_little_and_differently():
+    images = load_sample(train=False).images
+    before = images.clone()
+    first = train.augment(images, torch.Generator().manual_seed(0))
+    second = train.augment(images, torch.Generator().manual_seed(0))
+    other = train.augment(images, torch.Generator().manual_seed(1))
+    assert first.shape == (1000, 1, 28, 28)
+    assert first.dtype == torch.float32
+    assert first.min() >= 0 and first.max() <= 255.01
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(images, before)
+    repeated = train.augment(images[:1].repeat(50, 1, 1), torch.Generator().manual_seed(0))
+    assert len(repeated.flatten(1).unique(dim=0)) == 50
+
+    # Centres of mass move by up to the shift of 2 pixels, plus what turning about the
+    # middle adds; ink neither appears nor goes, but for the scale of up to 10%.
+    def center(pixels):
+        weight = pixels.flatten(1).float() / pixels.flatten(1).sum(1, keepdim=True)
+        grid = torch.arange(28.0)
+        return weight @ torch.stack([grid.repeat(28), grid.repeat_interleave(28)], dim=1)
+
+    moved = center(first[:, 0]) - center(images)
+    assert moved.abs().max() < 3.5
+    assert moved.std(dim=0).min() > 0.7
+    ink = first.flatten(1).sum(1) / images.flatten(1).sum(1)
+    assert ink.min() > 0.7 and ink.max() < 1.35

@@ -1,0 +1,255 @@
+"""inference.py: any image to digit, confidence and probabilities, and its command line."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import inference
+from inference import MNISTPredictor, Prediction
+from model import normalize
+from train import PROJECT_DIR, evaluate, load_mnist, load_sample
+
+
+@pytest.fixture(scope="module")
+def predictor() -> MNISTPredictor:
+    """The weights that ship."""
+    return MNISTPredictor()
+
+
+@pytest.fixture(scope="module")
+def seven() -> np.ndarray:
+    """A clear 7 as MNIST has it, uint8 (28, 28)."""
+    return load_sample(False).images[7].numpy()
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+# ---- The predictor ------------------------------------------------------------------------
+
+
+def test_the_shipped_weights_are_mnist_s_and_read_nearly_all_of_the_sample(predictor):
+    metadata = predictor.metadata
+    assert metadata["data"] == "MNIST"
+    assert metadata["train_digits"] == 60_000
+    assert metadata["settings"]["epochs"] == metadata["epochs_finished"] == 20
+    assert metadata["settings"]["seed"] == 0
+    assert metadata["result"]["test_accuracy"] >= 0.995
+    for split in (True, False):  # the network was trained on these
+        digits = load_sample(split)
+        assert evaluate(predictor.model, digits).accuracy > 0.99
+
+
+def test_the_shipped_weights_read_the_test_set_as_their_metadata_says(predictor, mnist_dir):
+    test = load_mnist(mnist_dir, train=False, download=False)
+    assert evaluate(predictor.model, test).misses == predictor.metadata["result"]["misses"]
+
+
+def test_the_test_set_through_the_predictor_equals_evaluation(predictor, mnist_dir):
+    test = load_mnist(mnist_dir, train=False, download=False)
+    expected = evaluate(predictor.model, test).probabilities.argmax(dim=1).tolist()
+    assert [p.digit for p in predictor.predict_batch(test.images.numpy())] == expected
+    one_by_one = [predictor.predict(Image.fromarray(image)).digit for image in test.images.numpy()]
+    assert one_by_one == expected
+
+
+def test_mnist_like_images_pass_through_untouched(predictor):
+    images = load_sample(False).images
+    batch = torch.stack([predictor.preprocess(image) for image in images])
+    assert torch.equal(batch, normalize(images))
+
+
+def test_a_prediction_unpacks_and_adds_up(predictor, seven):
+    prediction = predictor.predict(seven)
+    digit, confidence, probabilities = prediction
+    assert isinstance(prediction, Prediction)
+    assert digit == 7
+    assert type(digit) is int
+    assert type(confidence) is float
+    assert len(probabilities) == 10
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    assert confidence == max(probabilities) == probabilities[7] > 0.9
+
+
+def test_every_form_of_an_image_gives_the_same_answer(predictor, seven, tmp_path):
+    image = Image.fromarray(seven)
+    image.save(tmp_path / "seven.png")
+    forms = {
+        "path": tmp_path / "seven.png",
+        "str": str(tmp_path / "seven.png"),
+        "bytes": png(image),
+        "file": io.BytesIO(png(image)),
+        "PIL L": image,
+        "PIL RGB": image.convert("RGB"),
+        "PIL CMYK": image.convert("RGB").convert("CMYK"),
+        "PIL P": image.convert("P"),
+        "PIL I;16": Image.fromarray(seven.astype(np.uint16) * 257),
+        "array": seven,
+        "array of int64": seven.astype(np.int64),
+        "array of float": seven / 255,
+        "array (1, H, W)": seven[None],
+        "array (H, W, 1)": seven[:, :, None],
+        "array (H, W, 3)": np.stack([seven] * 3, axis=2),
+        "tensor": torch.from_numpy(seven),
+        "tensor of float (1, H, W)": torch.from_numpy(seven)[None] / 255,
+    }
+    expected = predictor.predict(seven)
+    for name, form in forms.items():
+        prediction = predictor.predict(form)
+        assert prediction.digit == 7, name
+        assert prediction.confidence == pytest.approx(expected.confidence, abs=2e-3), name
+
+
+def test_dark_on_light_transparent_turned_and_large_images_are_read(predictor, seven):
+    dark = Image.fromarray(255 - seven)
+    assert predictor.predict(dark).digit == 7
+    ink = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    ink.putalpha(Image.fromarray(seven))  # black ink, nothing around it
+    assert predictor.predict(ink).digit == 7
+    wide = Image.new("L", (600, 300), 255)
+    wide.paste(dark.resize((290, 290)), (150, 5))
+    assert predictor.predict(wide).digit == 7
+    turned = dark.rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned right by a quarter
+    buffer = io.BytesIO()
+    turned.save(buffer, "jpeg", exif=exif, quality=95)
+    assert predictor.predict(buffer.getvalue()).digit == 7
+
+
+def test_predict_batch_takes_any_iterable_and_equals_predict(predictor, monkeypatch):
+    images = load_sample(False).images[:30]
+    monkeypatch.setattr(inference, "BATCH_SIZE", 7)
+    batch = predictor.predict_batch(image for image in images)
+    assert [p.digit for p in batch] == [predictor.predict(image).digit for image in images]
+    assert predictor.predict_batch([]) == []
+
+
+def test_preprocess_gives_a_normalized_tensor_of_one_image(predictor, seven):
+    tensor = predictor.preprocess(Image.fromarray(255 - seven).resize((140, 140)))
+    assert tensor.shape == (1, 28, 28)
+    assert tensor.dtype == torch.float32
+    assert tensor.min() >= -0.43
+    assert tensor.max() <= 2.83
+
+
+def test_predicting_takes_no_random_numbers(predictor, seven):
+    state = torch.get_rng_state()
+    predictor.predict(seven)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (b"", "not an image"),
+        (b"hello, I am text", "not an image"),
+        (np.zeros((28, 28), np.uint8), "blank"),
+        (np.full((50, 40), 255, np.uint8), "blank"),
+        (Image.new("RGBA", (30, 30), (0, 0, 0, 0)), "blank"),
+        (np.zeros((0, 28), np.uint8), "no pixels"),
+        (np.zeros(784, np.uint8), "shape"),
+        (np.zeros((2, 28, 28), np.uint8), "shape"),
+        (np.full((28, 28), np.nan), "0..1"),
+        (np.full((28, 28), 2.0), "0..1"),
+        (np.full((28, 28), -1), "0..255"),
+        (np.full((28, 28), "a"), "numbers"),
+    ],
+)
+def test_what_is_no_image_of_a_digit_is_a_value_error(predictor, image, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        predictor.predict(image)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_truncated_image_is_a_value_error_that_names_it(predictor, seven, tmp_path, share):
+    content = png(Image.fromarray(seven).resize((200, 200)))
+    path = tmp_path / "cut.png"
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=r"cut\.png: not an image that can be read"):
+        predictor.predict(path)
+
+
+def test_a_missing_image_is_a_file_not_found_error(predictor, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        predictor.predict(tmp_path / "none.png")
+
+
+# ---- The command line ---------------------------------------------------------------------
+
+
+def test_the_script_prints_a_line_for_each_image(seven, tmp_path):
+    for name in ("a.png", "b b.png"):
+        Image.fromarray(seven).save(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, str(PROJECT_DIR / "inference.py"), "a.png", "b b.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert first.startswith("a.png: 7 (")
+    assert second.startswith("b b.png: 7 (")
+
+
+def test_the_script_prints_json(seven, tmp_path, capsys, checkpoint):
+    Image.fromarray(seven).save(tmp_path / "a.png")
+    path = str(tmp_path / "a.png")
+    assert inference.main([path, "--json", "--checkpoint", str(checkpoint)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert list(answer) == ["file", "digit", "confidence", "probabilities"]
+    assert answer["file"] == path
+    assert answer["probabilities"][answer["digit"]] == answer["confidence"]
+    expected = MNISTPredictor(checkpoint).predict(seven)
+    assert answer["confidence"] == pytest.approx(expected.confidence)
+
+
+def test_one_bad_image_is_reported_and_the_others_are_read(seven, tmp_path, capsys):
+    good, text, blank = (tmp_path / name for name in ("good.png", "text.png", "blank.png"))
+    Image.fromarray(seven).save(good)
+    text.write_text("hello")
+    Image.new("L", (9, 9)).save(blank)
+    bad = [text, blank, tmp_path / "none.png", tmp_path]
+    assert inference.main([str(path) for path in [*bad, good]]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{good}: 7")
+    assert err.count("\n") == 4
+    for line, path in zip(err.splitlines(), bad, strict=True):
+        assert str(path) in line
+    assert "the image is blank: no ink found" in err
+
+
+def test_a_bad_checkpoint_or_no_image_is_one_line(tmp_path, capsys):
+    (tmp_path / "bad.pt").write_bytes(b"hello")
+    assert inference.main(["a.png", "--checkpoint", str(tmp_path / "bad.pt")]) == 1
+    assert inference.main(["a.png", "--checkpoint", str(tmp_path / "none.pt")]) == 1
+    damaged, missing = capsys.readouterr().err.splitlines()
+    assert "bad.pt: damaged" in damaged
+    assert "none.pt: no such checkpoint" in missing
+    with pytest.raises(SystemExit) as caught:
+        inference.main([])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_inference_starts_without_torchvision_matplotlib_and_train():
+    code = (
+        "import sys, inference; inference.MNISTPredictor();"
+        "print([n for n in ('torchvision', 'matplotlib', 'train') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,416 @@
+"""train.py: training, evaluation, the files it writes, and its command line."""
+
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+import train
+from inference import MNISTPredictor
+from model import load_checkpoint
+from train import PROJECT_DIR, Digits, Settings, evaluate, load_mnist, load_sample
+
+OUTPUTS = ["confusion_matrix.png", "history.json", "history.png", "mistakes.png", "mnist_cnn.pt"]
+
+
+def run(*arguments, cwd=PROJECT_DIR, **options) -> subprocess.CompletedProcess:
+    """Run train.py as a user would, in a process of its own."""
+    command = [sys.executable, str(PROJECT_DIR / "train.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **options)
+
+
+def weights_of(model) -> bytes:
+    return b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+
+
+# ---- Training and evaluation --------------------------------------------------------------
+
+
+def test_training_on_the_sample_learns(trained):
+    model, history = trained
+    assert history["epochs"][-1]["test_accuracy"] > 0.95
+    losses = [row["train_loss"] for row in history["epochs"]]
+    assert losses == sorted(losses, reverse=True)
+    assert not model.training
+
+
+def test_one_epoch_of_mnist_reads_over_97_percent(mnist_dir):
+    digits = [load_mnist(mnist_dir, train=split, download=False) for split in (True, False)]
+    _, history = train.train(*digits, Settings(epochs=1), quiet=True)
+    assert history["epochs"][0]["test_accuracy"] > 0.97
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not():
+    training = Digits(*(tensor[:1000] for tensor in load_sample(True)))
+    test = Digits(*(tensor[:100] for tensor in load_sample(False)))
+    runs = [
+        train.train(training, test, Settings(epochs=2, seed=seed), quiet=True) for seed in (3, 3, 4)
+    ]
+    first, second, other = (weights_of(model) for model, _ in runs)
+    assert first == second
+    assert first != other
+    losses = [[row["test_loss"] for row in history["epochs"]] for _, history in runs]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"precision": "float32"}, {"augment": False}, {"momentum": 0.0}]
+)
+def test_every_variant_of_training_learns(settings):
+    digits = load_sample(True), load_sample(False)
+    _, history = train.train(*digits, Settings(epochs=1, batch_size=32, **settings), quiet=True)
+    assert history["epochs"][0]["test_accuracy"] > 0.7
+
+
+def test_weight_decay_spares_the_biases():
+    model = train.MNISTClassifier()
+    groups = train.make_optimizer(model, Settings(weight_decay=0.1)).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
+        name: 0.0 if name.endswith("bias") else 0.1 for name, _ in model.named_parameters()
+    }
+
+
+def test_the_schedule_warms_up_and_ends_at_zero():
+    rates = [train.schedule(step / 1000) for step in range(1, 1001)]
+    assert rates[0] < 0.01
+    assert max(rates) == pytest.approx(1.0, abs=1e-4)
+    assert rates.index(max(rates)) == pytest.approx(150, abs=2)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_evaluation_counts_right_takes_no_random_numbers_and_keeps_the_mode(trained):
+    model, history = trained
+    test = load_sample(False)
+    state = torch.get_rng_state()
+    model.train()
+    result = evaluate(model, test)
+    assert model.training
+    model.eval()
+    assert torch.equal(torch.get_rng_state(), state)
+    read = result.probabilities.argmax(dim=1)
+    assert result.misses == int((read != test.labels).sum()) == history["epochs"][-1]["misses"]
+    assert result.accuracy == pytest.approx(1 - result.misses / 1000)
+    own = result.probabilities[torch.arange(1000), test.labels]
+    assert result.loss == pytest.approx(-own.log().mean().item(), rel=1e-4)
+
+
+def test_quiet_training_prints_nothing(capfd):
+    few = Digits(*(tensor[:64] for tensor in load_sample(True)))
+    train.train(few, few, Settings(epochs=1), quiet=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    few = Digits(*(tensor[:640] for tensor in load_sample(True)))
+    with pytest.raises(ValueError, match=r"loss became .*lower the learning rate"):
+        train.train(few, few, Settings(epochs=5, learning_rate=1e6, batch_size=16), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", -1),
+        ("learning_rate", math.nan),
+        ("momentum", 1.0),
+        ("weight_decay", -0.1),
+        ("seed", -1),
+        ("device", "tpu"),
+        ("precision", "int8"),
+    ],
+)
+def test_settings_out_of_range_are_value_errors(name, value):
+    with pytest.raises(ValueError, match=name.replace("_", " ")):
+        Settings(**{name: value})
+
+
+# ---- The command line ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run of the command line, with settings of its own, from another folder."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    done = run(
+        *("--sample", "--epochs", 2, "--batch-size", 64, "--learning-rate", 0.02),
+        *("--momentum", 0.8, "--weight-decay", 0.001, "--seed", 7, "--no-augment"),
+        *("--device", "cpu", "--precision", "float32", "--output-dir", "results"),
+        cwd=folder,
+    )
+    return folder / "results", done
+
+
+def test_a_run_writes_its_files_and_says_where(finished):
+    output_dir, done = finished
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no progress bar where stderr is no terminal
+    assert sorted(path.name for path in output_dir.iterdir()) == OUTPUTS
+    for name in OUTPUTS:
+        if name.endswith(".png"):
+            with Image.open(output_dir / name) as picture:
+                assert min(picture.size) > 300
+                assert len(picture.convert("RGB").getcolors(1 << 20)) > 20  # something is drawn
+
+
+def test_a_run_says_in_plain_words_what_it_does(finished):
+    lines = finished[1].stdout.splitlines()
+    assert lines[0] == "data        bundled sample of MNIST"
+    assert lines[1] == "digits      4,000 to train on, 1,000 to test on"
+    assert lines[2].startswith("device      cpu, ")
+    assert lines[3] == "precision   float32"
+    assert lines[4] == "parameters  421,642"
+    assert lines[5] == (
+        "settings    2 epochs, batch size 64, learning rate 0.02, momentum 0.8, "
+        "weight decay 0.001, seed 7, augmentation off"
+    )
+    header, first, second = lines[7:10]
+    assert " ".join(header.split()) == (
+        "epoch learning rate train loss test loss accuracy misses images/s seconds"
+    )
+    assert len(header) == len(first) == len(second)
+    assert first.split()[0] == "1/2"
+
+
+def test_the_last_lines_of_a_run_are_python_that_works(finished, tmp_path):
+    output_dir, done = finished
+    code = "\n".join(done.stdout.splitlines()[-2:])
+    assert "MNISTPredictor" in code
+    image = Image.fromarray(load_sample(False).images[3].numpy())  # a 3
+    image.save(tmp_path / "digit.png")
+    code = "\n".join(line.strip() for line in code.splitlines())
+    if not os.path.isabs(code.split("'")[1]):
+        code = code.replace(code.split("'")[1], str(output_dir / "mnist_cnn.pt"))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(PROJECT_DIR)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("Prediction(digit=3,"), done.stderr
+
+
+def test_the_history_holds_every_number_and_the_checkpoint_says_what_it_is(finished):
+    output_dir, done = finished
+    history = json.loads((output_dir / "history.json").read_text())
+    assert history["data"] == "bundled sample of MNIST"
+    expected = {"epochs": 2, "batch_size": 64, "learning_rate": 0.02, "momentum": 0.8}
+    expected |= {"weight_decay": 0.001, "seed": 7, "augment": False}
+    assert history["settings"] == expected | {"device": "cpu", "precision": "float32"}
+    assert torch.__version__.startswith(history["versions"]["torch"])
+    assert [row["epoch"] for row in history["epochs"]] == [1, 2]
+    last = history["epochs"][-1]
+    assert f"{last['test_accuracy']:.2%}" in done.stdout
+
+    model, metadata = load_checkpoint(output_dir / "mnist_cnn.pt")
+    assert metadata["data"] == history["data"]
+    assert metadata["settings"] == history["settings"]
+    assert metadata["epochs_finished"] == 2
+    assert metadata["result"]["misses"] == last["misses"]
+    assert evaluate(model, load_sample(False)).misses == last["misses"]
+
+
+def test_the_same_command_gives_the_same_file(tmp_path):
+    arguments = ("--sample", "--dry-run", "--output-dir")
+    for name in ("a", "b"):
+        assert train.main([*arguments, str(tmp_path / name)]) == 0
+    assert (tmp_path / "a/mnist_cnn.pt").read_bytes() == (tmp_path / "b/mnist_cnn.pt").read_bytes()
+
+
+def test_a_dry_run_on_mnist_writes_all_files_and_says_so(mnist_dir, tmp_path, capsys):
+    arguments = ["--dry-run", "--data-dir", str(mnist_dir), "--output-dir", str(tmp_path)]
+    assert train.main(arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == OUTPUTS
+    assert "data        dry run on a few digits of: MNIST\n" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "mnist_cnn.pt")[1]["data"].startswith("dry run")
+
+
+def test_without_mnist_it_trains_on_the_sample_and_every_output_says_so(tmp_path):
+    # A proxy that refuses every connection: nothing can be downloaded, wherever this runs.
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    environment |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = run(
+        *("--dry-run", "--data-dir", tmp_path / "data", "--output-dir", tmp_path / "out"),
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: MNIST could not be downloaded" in done.stderr
+    assert "WARNING: training on the 5,000 bundled digits" in done.stderr
+    assert "Traceback" not in done.stderr
+    name = "bundled sample of MNIST, since MNIST could not be downloaded"
+    assert name in done.stdout.splitlines()[0]
+    assert f"data: dry run on a few digits of: {name}" in done.stdout
+    assert json.loads((tmp_path / "out/history.json").read_text())["data"].endswith(name)
+    assert load_checkpoint(tmp_path / "out/mnist_cnn.pt")[1]["data"].endswith(name)
+
+
+def test_the_data_is_named_in_every_plot(monkeypatch, tmp_path):
+    named = []
+    original = train.save_figure
+    monkeypatch.setattr(
+        train,
+        "save_figure",
+        lambda path, figure, data: named.append((original(path, figure, data), figure)),
+    )
+    assert train.main(["--sample", "--dry-run", "--output-dir", str(tmp_path)]) == 0
+    assert [figure.get_supxlabel() for _, figure in named] == [
+        "data: dry run on a few digits of: bundled sample of MNIST"
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "0"], "batch size must be at least 1, not 0"),
+        (["--epochs", "-1"], "epochs must be at least 1, not -1"),
+        (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["--learning-rate", "0"], "learning rate must be above 0"),
+        (["--learning-rate", "inf"], "learning rate must be above 0 and finite"),
+        (["--learning-rate", "nan"], "learning rate must be above 0 and finite"),
+        (["--momentum", "1"], "momentum must be"),
+        (["--weight-decay", "-1"], "weight decay must be at least 0"),
+        (["--seed", "-1"], "seed must be"),
+        (["--device", "tpu"], "device 'tpu'"),
+        (["--precision", "int8"], "precision must be auto, float32 or bfloat16, not 'int8'"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    ],
+)
+def test_bad_arguments_are_refused_with_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(arguments)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_refused_with_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--device", "cuda"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_damaged_data_is_one_line_and_exit_code_1(tmp_path, capsys):
+    raw_dir = tmp_path / "MNIST" / "raw"
+    raw_dir.mkdir(parents=True)
+    (raw_dir / "train-images-idx3-ubyte").write_bytes(b"cut short")
+    arguments = ["--data-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")]
+    assert train.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "train-images-idx3-ubyte: damaged" in err
+    assert "delete it" in err
+
+
+def test_an_output_folder_that_is_a_file_is_said_before_training(tmp_path, capsys):
+    path = tmp_path / "outputs"
+    path.write_text("mine")
+    assert train.main(["--sample", "--output-dir", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""  # training has not begun
+    assert err.count("\n") == 1
+    assert f"{path}: can't write there" in err
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_output_folder_is_said_before_training(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert train.main(["--sample", "--output-dir", str(tmp_path)]) == 1
+    assert "can't write there (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_before_training_and_nothing_is_lost(tmp_path, capsys, full_disk):
+    (tmp_path / "mnist_cnn.pt").write_bytes(b"the last model")
+    with full_disk(1_000_000):
+        assert train.main(["--sample", "--output-dir", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"{tmp_path}: can't write there" in err
+    assert (tmp_path / "mnist_cnn.pt").read_bytes() == b"the last model"
+    assert [path.name for path in tmp_path.iterdir()] == ["mnist_cnn.pt"]
+
+
+def test_a_disk_that_fills_up_while_training_costs_nothing_that_was_there(
+    tmp_path, capsys, full_disk, monkeypatch
+):
+    (tmp_path / "mnist_cnn.pt").write_bytes(b"the last model")
+    monkeypatch.setattr(train, "check_output_dir", lambda _: None)  # there was room then
+    with full_disk(1_000_000):
+        assert train.main(["--sample", "--dry-run", "--output-dir", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "mnist_cnn.pt" in err
+    assert (tmp_path / "mnist_cnn.pt").read_bytes() == b"the last model"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process on Windows")
+@pytest.mark.parametrize("had_a_model", [False, True])
+def test_ctrl_c_saves_the_weights_so_far_and_names_them(tmp_path, had_a_model):
+    model = tmp_path / "mnist_cnn.pt"
+    if had_a_model:
+        model.write_bytes(b"a finished model")
+    command = [sys.executable, str(PROJECT_DIR / "train.py"), "--sample", "--epochs", "30"]
+    process = subprocess.Popen(
+        [*command, "--output-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    while len(lines) < 11:  # until three epochs are done
+        lines.append(process.stdout.readline())
+        assert lines[-1], process.stderr.read()
+    time.sleep(0.2)  # into the fourth
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    saved = tmp_path / "mnist_cnn_interrupted.pt" if had_a_model else model
+    assert f"interrupted: the weights so far are in {saved}" in err
+    assert MNISTPredictor(saved).metadata["epochs_finished"] >= 3
+    network, _ = load_checkpoint(saved)
+    assert evaluate(network, load_sample(False)).accuracy > 0.7
+    if had_a_model:
+        assert model.read_bytes() == b"a finished model"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_progress_bar_is_shown_on_a_terminal():
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    code = (
+        "from train import *; few = Digits(*(t[:640] for t in load_sample(True)));"
+        "train(few, few, Settings(epochs=1, batch_size=8))"
+    )
+    done = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=PROJECT_DIR, stderr=theirs, stdout=subprocess.DEVNULL
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 4096)
+        except OSError:  # the other end was closed
+            break
+    os.close(ours)
+    assert done.wait() == 0
+    assert b"/80 [" in shown
