@@ -10,6 +10,7 @@ no transforms of single images.
 
 import argparse
 import copy
+import ctypes
 import dataclasses
 import gzip
 import hashlib
@@ -258,6 +259,19 @@ def choose_precision(name: str, device: str) -> str:
     return "bfloat16" if native else "float32"
 
 
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory, up to 1 GB, for the next step of training.
+
+    It would hand blocks as large as our activations back to the system after each step, and
+    get them again page by page, zeroed: up to a sixth of the time of training in float32.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt:
+            mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+            mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, at its greatest
+
+
 class Evaluation(NamedTuple):
     """How a network does on labelled digits."""
 
@@ -296,6 +310,8 @@ def train(
         TrainingInterrupted: (a KeyboardInterrupt) holds what there is so far.
     """
     settings = settings or Settings()
+    if settings.device == "cpu":
+        keep_freed_memory()
     torch.backends.cudnn.deterministic = True  # the same seed, the same weights: on a GPU too
     torch.manual_seed(settings.seed)  # for the initial weights and dropout
     generator = torch.Generator(settings.device).manual_seed(settings.seed)  # for all the rest
