@@ -7,24 +7,41 @@ digit, confidence, probabilities = MNISTPredictor().predict("digit.png")
 """
 
 import argparse
+import glob
 import io
 import itertools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from PIL import Image, ImageOps
 
-from model import IMAGE_SIZE, load_checkpoint, normalize
+from model import (
+    IMAGE_SIZE,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    load_checkpoint,
+    normalize,
+    write_atomically,
+)
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 500  # images in one forward pass
-LEAST_CONTRAST = 16  # of 255; below it there is no ink to be seen
+
+MAX_PIXELS = 100_000_000  # of an image; more is refused before it is decoded
+PAPER_SIZE = 64  # pixels of the longer side of an image in which paper is looked for
+WORK_SIZE = 320  # pixels of the longer side of an image in which ink is looked for
+LEAST_CONTRAST = 0.06  # between ink and paper, of the whole range
+BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST
+STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within
+FINE = 5  # times the resolution of MNIST at which strokes are drawn
 
 ImageLike = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 
@@ -62,6 +79,7 @@ class MNISTPredictor:
         model, self.metadata = load_checkpoint(checkpoint, device)
         self.model = model.to(memory_format=torch.channels_last)
         self.device = torch.device(device)
+        self.temperature = float(self.metadata.get("temperature", 1))
 
     def predict(self, image: ImageLike) -> Prediction:
         """Read the digit in one image.
@@ -99,16 +117,22 @@ class MNISTPredictor:
             if isinstance(image, str | os.PathLike):
                 raise ValueError(f"{os.fspath(image)}: {error}") from error
             raise
-        return normalize(torch.from_numpy(pixels).unsqueeze(0))[0]  # (1, 28, 28)
+        return normalize(torch.from_numpy(255 * pixels).unsqueeze(0))[0]  # (1, 28, 28)
 
     @torch.inference_mode()
     def _probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Map normalized images (N, 1, 28, 28) to probabilities (N, 10), on the CPU."""
-        return self.model(images.to(self.device)).softmax(dim=1).cpu()
+        """Map normalized images (N, 1, 28, 28) to probabilities (N, 10), on the CPU.
+
+        The checkpoint's temperature makes them calibrated (Guo et al. 2017, arXiv:1706.04599).
+        """
+        return (self.model(images.to(self.device)) / self.temperature).softmax(dim=1).cpu()
+
+
+# ---- From any image to gray values -------------------------------------------------------
 
 
 def to_grayscale(image: ImageLike) -> np.ndarray:
-    """Decode an image of any kind to gray values, uint8 (H, W), upright, on white."""
+    """Decode an image of any kind to gray values, float32 (H, W) in 0..1, upright."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu().numpy()
     if isinstance(image, np.ndarray):
@@ -130,11 +154,14 @@ def array_to_image(array: np.ndarray) -> Image.Image:
         array = array[0] if array.shape[0] == 1 else array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise ValueError(
-            f"an image array must have shape (H, W), (1, H, W), (H, W, 1), (H, W, 3) or "
+            "an image array must have shape (H, W), (1, H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4), not {array.shape}"
         )
     if array.size == 0:
         raise ValueError(f"the image has no pixels: its shape is {array.shape}")
+    check_size(array.shape[1], array.shape[0])
+    if array.dtype == np.uint8:
+        return Image.fromarray(array)
     if array.dtype.kind == "f" or array.dtype == bool:
         array = array * 255.0
     elif array.dtype.kind not in "iu":
@@ -144,30 +171,366 @@ def array_to_image(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array.round().astype(np.uint8))
 
 
+def check_size(width: int, height: int) -> None:
+    """Refuse, before it is decoded, an image that would take too much memory or time."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"the image is too large: {width} x {height} pixels, over 100 million")
+
+
 def flatten(image: Image.Image) -> np.ndarray:
-    """Turn a PIL image upright, lay it over white, and return its gray values, uint8 (H, W)."""
-    image = ImageOps.exif_transpose(image)
+    """Turn a PIL image upright, and make it gray: float32 (H, W) in 0..1, not too large."""
+    check_size(*image.size)
+    image.draft("RGB", (2 * WORK_SIZE, 2 * WORK_SIZE))  # a JPEG is decoded small, and fast
+    factor = max(image.size) // (2 * WORK_SIZE)
     if image.mode.startswith("I;16"):  # Pillow would clip it to 255, not scale it
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("L"))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" or image.has_transparency_data:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if factor > 1 and min(image.size) >= factor:
+        image = image.reduce(factor)
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = flatten_transparency(image.convert("RGBA"))
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"), np.float32) / 255
+    return most_contrast(image.convert("RGB"))
+
+
+def flatten_transparency(image: Image.Image) -> Image.Image:
+    """Lay an RGBA image over a colour that keeps its ink visible, whatever colour that is.
+
+    If the opaque part has one colour, its shape is the ink: it is laid over white if it is dark,
+    over black if it is light. Otherwise it is a picture of its own, such as a card, and the
+    transparent part takes on the tone along its edge.
+    """
+    pixels = np.asarray(image)
+    alpha = pixels[:, :, 3]
+    gray = np.asarray(image.convert("RGB").convert("L"))
+    opaque = alpha > 127
+    inner = scipy.ndimage.binary_erosion(opaque, iterations=3, border_value=1)
+    tones = gray[inner if inner.any() else opaque]  # edges may hold what was there before
+    if tones.size in (0, gray.size):
+        ground = 255
+    elif np.subtract(*np.percentile(tones, (99.9, 0.1))) < 64:
+        ground = 0 if np.median(tones) > 127 else 255
+    else:
+        ground = int(np.median(gray[opaque & ~inner])) if (opaque & ~inner).any() else 255
+    base = Image.new("RGBA", image.size, (ground, ground, ground, 255))
+    return Image.alpha_composite(base, image).convert("RGB")
+
+
+def most_contrast(image: Image.Image) -> np.ndarray:
+    """Return the gray values, in 0..1, that set coloured ink off best from coloured paper.
+
+    That is the luminance as a rule, and one of red, green and blue where it shows twice the
+    contrast: red ink on green paper may have no contrast in luminance at all.
+    """
+    gray = np.asarray(image.convert("L"), np.float32) / 255
+    small = image.resize([min(side, 64) for side in image.size], Image.BOX)
+    bands = [small.convert("L"), *small.split()]
+    spreads = [np.subtract(*np.percentile(np.asarray(band, np.float32), (99, 1))) for band in bands]
+    best = int(np.argmax(spreads))
+    if best and spreads[best] > 2 * spreads[0]:
+        return np.asarray(image.getchannel(best - 1), np.float32) / 255
+    return gray
+
+
+# ---- From gray values to ink -------------------------------------------------------------
+
+
+def is_mnist_like(gray: np.ndarray) -> bool:
+    """Whether gray values, (H, W) in 0..1, already have MNIST's size, polarity and geometry.
+
+    In each of the 60,000 training images the ink spans 19 or 20 px and has its centre of mass
+    within a pixel of (14, 14), counted from 0.
+    """
+    if gray.shape != (IMAGE_SIZE, IMAGE_SIZE) or gray.max() < 0.5:
+        return False
+    rows, columns = gray.sum(axis=1), gray.sum(axis=0)
+    total = rows.sum()
+    if total > 0.5 * gray.size:  # mostly light
+        return False
+    places = np.arange(IMAGE_SIZE)
+    if max(abs(rows @ places / total - 14), abs(columns @ places / total - 14)) > 1:
+        return False
+    spans = [
+        np.flatnonzero(profile.max(axis=axis) > 0.1) for profile, axis in ((gray, 0), (gray, 1))
+    ]
+    return 17 <= max(span[-1] - span[0] + 1 for span in spans) <= 21
+
+
+def find_ink(gray: np.ndarray) -> np.ndarray:
+    """Return how much ink each pixel holds: float32 (H, W), 0 for paper, above 0.5 for ink.
+
+    Raises ValueError if there is none.
+    """
+    light = gray if ink_is_light(gray) else 1 - gray  # ink is light from here on
+    size = max(light.shape)
+    light = scipy.ndimage.gaussian_filter(light, 0.002 * size)
+    ink = subtract_paper(light)
+    below = ink[ink < 0]  # where paper strays to, and ink never does
+    noise = np.sqrt((below**2).mean()) if below.size else 0.0
+    few = max(8, int(0.0005 * ink.size))
+    level = np.partition(ink.ravel(), -few)[-few]
+    if level < max(LEAST_CONTRAST, 5 * noise):
+        raise ValueError("the image is blank: no ink found")
+    ink = (ink / level).clip(0, 1)
+    return ink / (2 * min(max(otsu(ink), 0.25), 0.45))
+
+
+def otsu(values: np.ndarray) -> float:
+    """Return the threshold that parts values in 0..1 into two classes best (Otsu 1979)."""
+    counts, edges = np.histogram(values, 64, (0, 1))
+    centers = (edges[1:] + edges[:-1]) / 2
+    below = counts.cumsum()
+    sums = (counts * centers).cumsum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums / below, (sums[-1] - sums) / (below[-1] - below)
+    between = below * (below[-1] - below) * (means[0] - means[1]) ** 2.0
+    return float(edges[1 + np.nanargmax(between[:-1])]) if np.isfinite(between[:-1]).any() else 0.5
+
+
+def ink_is_light(gray: np.ndarray) -> bool:
+    """Whether the ink is lighter than the paper. Ink covers less: it is where values are skewed to.
+
+    Shading is taken out first. Where strokes are so fat that neither side is rare, the border
+    decides: it is mostly paper.
+    """
+    gray = resize_to(gray, PAPER_SIZE)
+    detail = gray - scipy.ndimage.gaussian_filter(gray, 0.15 * max(gray.shape))
+    skew = (detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5
+    if abs(skew) > 0.5:
+        return skew > 0
+    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    return np.median(border) + np.median(gray) < gray.min() + gray.max()
+
+
+def subtract_paper(light: np.ndarray) -> np.ndarray:
+    """Return how far each pixel is from the paper around it, 0 for none, 1 for white on black.
+
+    The paper's tone is the local mean of what is not ink, so it follows shade and shadows.
+    Dividing by what is left of the range makes ink in the shade as strong as ink in the light.
+    """
+    small = resize_to(light, PAPER_SIZE)  # paper is smooth: this is where the time would go
+    tiny = resize_to(small, PAPER_SIZE // 2)
+    # To begin with, the darker quarter of a neighbourhood half as wide as the image is paper.
+    paper = scipy.ndimage.percentile_filter(tiny, 25, size=PAPER_SIZE // 4)
+    paper = resize(paper, *small.shape)
+    few = max(4, small.size // 500)
+    for sigma in (0.16, 0.12, 0.1):
+        ink = (small - paper) / np.maximum(1 - paper, 0.1)
+        mask = (ink < 0.35 * np.partition(ink.ravel(), -few)[-few]).astype(np.float32)
+        mean = (small * mask).sum() / max(mask.sum(), 1)  # stands in far from all paper
+        sigma *= max(small.shape)
+        weight = scipy.ndimage.gaussian_filter(mask, sigma) + 1e-3
+        paper = (scipy.ndimage.gaussian_filter(small * mask, sigma) + 1e-3 * mean) / weight
+    paper = resize(paper, *light.shape)
+    return (light - paper) / np.maximum(1 - paper, 0.1)
+
+
+def remove_rules(mask: np.ndarray) -> np.ndarray:
+    """Take the lines of ruled or squared paper out of a mask of ink, (H, W).
+
+    A line is thin and runs across at least 80% of the image, straight but perhaps a little
+    askew. Where a stroke crosses one, the gap is closed again.
+    """
+    for axis in (0, 1):
+        across = mask if axis == 0 else mask.T
+        height, width = across.shape
+        thick = max(3, height // 40)
+        near = scipy.ndimage.binary_dilation(across, np.ones((3, 1)))
+        runs = scipy.ndimage.binary_opening(near, np.ones((1, max(9, width // 8))))
+        labels, _ = scipy.ndimage.label(runs, np.ones((3, 3)))
+        lines = np.zeros_like(across)
+        for i, (rows, columns) in enumerate(scipy.ndimage.find_objects(labels), start=1):
+            run = labels[rows, columns] == i
+            wide = columns.stop - columns.start
+            if wide > 0.8 * width and np.median(run.sum(axis=0)) <= thick + 2:
+                lines[rows, columns] |= run
+        if lines.any():
+            kept = across & ~lines
+            bridge = scipy.ndimage.binary_closing(kept, np.ones((2 * thick + 3, 1)))
+            kept |= bridge & lines
+            mask = kept if axis == 0 else kept.T
+    return mask
+
+
+def choose_digit(ink: np.ndarray) -> np.ndarray:
+    """Return the mask, (H, W), of the strokes that make the digit.
+
+    Of several digits or stains the largest near the middle wins. Pieces that lie close by, for
+    its size, belong to it: broken strokes, a 5 and its hat. Specks go, and so do the rules of
+    the paper and the dark edges of a photograph.
+    """
+    dark = ink > 0.5
+    strong = remove_rules(dark)
+    if not strong.any():
+        strong = dark
+    # Weaker ink counts right beside it; no further, or faint rules would come along.
+    mask = strong | (~dark & (ink > 0.33) & scipy.ndimage.binary_dilation(strong, iterations=8))
+    labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
+    weights, numbers = ink.clip(0, 1), np.arange(1, count + 1)
+    masses = scipy.ndimage.sum_labels(weights, labels, numbers)
+    middles = np.array(scipy.ndimage.center_of_mass(weights, labels, numbers))
+    boxes = [[y.start, x.start, y.stop, x.stop] for y, x in scipy.ndimage.find_objects(labels)]
+    starts, stops = np.array(boxes, float)[:, :2], np.array(boxes, float)[:, 2:]
+
+    # What touches the edge of the image and lies off its middle is seldom the digit.
+    sides = (starts == 0).sum(axis=1) + (stops == ink.shape).sum(axis=1)
+    off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
+    off_middle, in_middle = np.array([[1, 0.3, 0.1, 0.1, 0.1], [1, 1, 1, 0.5, 0.1]])[:, sides]
+    penalty = np.where(off > 0.35, off_middle, in_middle)
+    scores = masses * penalty * (1 - 0.4 * off)
+    chosen = numbers == 1 + scores.argmax()
+    large = (stops - starts)[chosen].max() > 0.6 * max(ink.shape)  # then it may lie in pieces there
+    fits = (masses > 0.04 * masses[chosen]) & (large | (sides <= sides[chosen]))
+    while True:
+        start, stop = starts[chosen].min(axis=0), stops[chosen].max(axis=0)
+        gaps = np.maximum(starts - stop, start - stops).max(axis=1)
+        near = chosen | (fits & (gaps < 0.15 * (stop - start).max()))
+        if (near == chosen).all():
+            return np.isin(labels, numbers[chosen])
+        chosen = near
+
+
+def is_sheet(mask: np.ndarray) -> bool:
+    """Whether a mask, (H, W), is a sheet of paper on a table, with thin strokes as its holes."""
+    rows, columns = box = bounding_box(mask)
+    inside = rows.start and columns.start and rows.stop < len(mask) and columns.stop < len(mask[0])
+    filled = scipy.ndimage.binary_fill_holes(mask[box])
+    holes = filled & ~mask[box]
+    if not inside or filled.mean() < 0.7 or not holes.any():
+        return False
+    holes = holes[bounding_box(holes)]
+    thin = 2 * scipy.ndimage.distance_transform_edt(np.pad(holes, 1)).max() < 0.25 * max(
+        holes.shape
+    )
+    return bool(thin and max(holes.shape) > 0.15 * max(filled.shape))
+
+
+# ---- From ink to MNIST's geometry --------------------------------------------------------
+
+
+def resize(ink: np.ndarray, height: float, width: float) -> np.ndarray:
+    """Scale ink, (H, W), anti-aliased, to at least 1 px each way."""
+    size = (max(1, round(width)), max(1, round(height)))
+    return np.asarray(Image.fromarray(ink.astype(np.float32)).resize(size, Image.BICUBIC))
+
+
+def fit(ink: np.ndarray) -> np.ndarray:
+    """Draw cropped ink, (H, W), as MNIST does: (28, 28) in 0..1.
+
+    The aspect is kept, the longer side is 20 px, the centre of mass is in the middle (LeCun et
+    al. 1998). Strokes much thinner or fatter than MNIST's are drawn anew, nearer to its 2.5 px:
+    at five times the size, by the distance to the edge of the stroke.
+    """
+    scale = FINE * BOX_SIZE / max(ink.shape)
+    fine = resize(ink, ink.shape[0] * scale, ink.shape[1] * scale)
+    width = stroke_width(fine > 0.5) / FINE
+    grow = (np.clip(width, *STROKE_WIDTHS) - width) / 2
+    scale = FINE * (BOX_SIZE - 2 * grow) / max(ink.shape)
+    fine = np.pad(resize(ink, ink.shape[0] * scale, ink.shape[1] * scale), 2 * FINE)
+    if abs(grow) > 0.05:
+        inside = fine > 0.5
+        edge = scipy.ndimage.distance_transform_edt(~inside)
+        edge -= scipy.ndimage.distance_transform_edt(inside)
+        fine = np.clip(0.5 + (grow * FINE - edge) / FINE, 0, 1)
+    fine = np.clip(fine, 0, 1)
+    rows, columns = (np.flatnonzero(fine.max(axis=axis) > 0.2) for axis in (1, 0))
+    fine = fine[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return center(fine)
+
+
+def stroke_width(mask: np.ndarray) -> float:
+    """Return the usual width of the strokes in a mask: twice the distance from ridge to edge."""
+    depth = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))
+    ridge = depth[(depth == scipy.ndimage.maximum_filter(depth, 5)) & (depth > 0)]
+    return 2 * float(np.median(ridge)) if ridge.size else 1.0
+
+
+def center(fine: np.ndarray) -> np.ndarray:
+    """Average fine ink down to (28, 28), with its centre of mass at (14, 14)."""
+    side = FINE * IMAGE_SIZE
+    canvas = np.zeros((side, side), np.float32)
+    total = max(fine.sum(), 1e-6)
+    offsets = []
+    for axis, length in enumerate(fine.shape):
+        mean = fine.sum(axis=1 - axis) @ (np.arange(length) + 0.5) / total
+        offset = round(FINE * 14.5 - mean)
+        offsets.append(int(np.clip(offset, 0, side - length)))
+    top, left = offsets
+    canvas[top : top + fine.shape[0], left : left + fine.shape[1]] = fine
+    return canvas.reshape(IMAGE_SIZE, FINE, IMAGE_SIZE, FINE).mean(axis=(1, 3))
 
 
 def to_mnist(gray: np.ndarray) -> np.ndarray:
-    """Make gray values of any size an image like MNIST's: uint8 (28, 28), white ink on black.
+    """Turn gray values, (H, W) in 0..1, into an image like MNIST's: (28, 28) in 0..1, ink 1.
 
-    An image that is like that already is returned as it is.
+    One that is like that already is returned as it is. Raises ValueError if there is no ink.
     """
-    if int(gray.max()) - int(gray.min()) < LEAST_CONTRAST:
-        raise ValueError("the image is blank: no ink found")
-    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
-    if np.median(border) > 127:  # dark ink on a light ground
-        gray = 255 - gray
-    if gray.shape == (IMAGE_SIZE, IMAGE_SIZE):
-        return np.array(gray)
-    return np.array(ImageOps.pad(Image.fromarray(gray), (IMAGE_SIZE, IMAGE_SIZE), Image.LANCZOS))
+    if is_mnist_like(gray):
+        return gray
+    for _ in range(3):
+        small = resize_to(gray, WORK_SIZE)
+        if small.max() - small.min() < LEAST_CONTRAST:
+            raise ValueError("the image is blank: no ink found")
+        ink = find_ink(small)
+        digit = choose_digit(ink)
+        box = bounding_box(digit)
+        extent = max(side.stop - side.start for side in box)
+        if is_sheet(digit):
+            margin = -0.08 * extent  # look again, inside
+        elif extent * 3 < max(small.shape):
+            margin = 0.4 * extent  # look again, closer
+        else:
+            break
+        zoom = max(gray.shape) / max(small.shape)
+        ends = [(max(0, side.start - margin), side.stop + margin) for side in box]
+        gray = gray[tuple(slice(int(start * zoom), int(stop * zoom) + 1) for start, stop in ends)]
+    soft = np.clip((ink - 0.2) / 0.6, 0, 1)
+    soft[~scipy.ndimage.binary_dilation(digit, iterations=2)] = 0
+    return fit(soft[box])
+
+
+def resize_to(gray: np.ndarray, size: int) -> np.ndarray:
+    """Scale gray values so that the longer side is `size`."""
+    scale = size / max(gray.shape)
+    if abs(scale - 1) < 0.1:
+        return gray
+    return resize(gray, gray.shape[0] * scale, gray.shape[1] * scale)
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the rows and columns that hold a mask, with a pixel to spare."""
+    spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    return tuple(slice(max(0, span[0] - 1), span[-1] + 2) for span in spans)
+
+
+# ---- Command line ------------------------------------------------------------------------
+
+
+def find_images(arguments: list[str]) -> list[str]:
+    """Replace folders by the images in them, and patterns by the files that match."""
+    paths = []
+    for argument in arguments:
+        if os.path.isdir(argument):
+            known = Image.registered_extensions()
+            files = sorted(path for path in Path(argument).rglob("*") if path.is_file())
+            paths += [str(path) for path in files if path.suffix.lower() in known] or [argument]
+        elif not os.path.exists(argument) and glob.has_magic(argument):
+            paths += sorted(glob.glob(argument, recursive=True)) or [argument]
+        else:
+            paths.append(argument)
+    return paths
+
+
+def save_preprocessed(path: str, tensor: torch.Tensor) -> None:
+    """Write what the network sees, normalized (1, 28, 28), as a PNG ten times as large."""
+    pixels = tensor[0] * (255 * PIXEL_STD) + 255 * PIXEL_MEAN
+    image = Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
+    buffer = io.BytesIO()
+    image.resize((10 * IMAGE_SIZE, 10 * IMAGE_SIZE), Image.NEAREST).save(buffer, "png")
+    write_atomically(path, buffer.getvalue())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -175,18 +538,30 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Read the handwritten digit in each image.")
     # argparse would print the whole usage first.
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file")
-    parser.add_argument("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="an image file, a folder or a pattern")
+    add("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves them")
+    add("--json", action="store_true", help="print one JSON object a line")
+    add("--save-preprocessed", metavar="OUT.png", help="write what the network sees of the image")
     arguments = parser.parse_args(argv)
+    paths = find_images(arguments.images)
+    if arguments.save_preprocessed and len(paths) != 1:
+        parser.error(f"--save-preprocessed takes one image, not {len(paths)}")
     try:
         predictor = MNISTPredictor(arguments.checkpoint)
     except (OSError, ValueError) as error:
         print(f"inference.py: error: {error}", file=sys.stderr)
         return 1
+    if len(paths) > 20 and sys.stderr.isatty():
+        from tqdm import tqdm  # here, because a single image must not wait for it
+
+        paths = tqdm(paths, unit="image", leave=False)
+    warnings.simplefilter("ignore")  # Pillow's, about oddities of a file that it can read
     failures = 0
-    for path in arguments.images:
+    for path in paths:
         try:
+            if arguments.save_preprocessed:
+                save_preprocessed(arguments.save_preprocessed, predictor.preprocess(path))
             prediction = predictor.predict(path)
         except (OSError, ValueError) as error:
             failures += 1

@@ -1,9 +1,14 @@
 """inference.py: any image to digit, confidence and probabilities, and its command line."""
 
+import concurrent.futures
+import contextlib
 import io
 import json
+import os
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -11,9 +16,12 @@ import torch
 from PIL import Image
 
 import inference
+from benchmarks.photographs import KINDS, photographs
 from inference import MNISTPredictor, Prediction
 from model import normalize
 from train import PROJECT_DIR, evaluate, load_mnist, load_sample
+
+FUZZED_FILES = int(os.environ.get("FUZZED_FILES", "300"))
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +115,95 @@ def test_every_form_of_an_image_gives_the_same_answer(predictor, seven, tmp_path
         prediction = predictor.predict(form)
         assert prediction.digit == 7, name
         assert prediction.confidence == pytest.approx(expected.confidence, abs=2e-3), name
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_images_as_people_have_them_are_read(predictor, kind):
+    digits = load_sample(False)
+    clear = [30, 11, 2, 23, 14, 5, 26, 7, 18, 9]  # one of each class
+    images = photographs(kind, digits.images[clear].numpy(), seed=0)
+    read = [predictor.predict(image).digit for image in images]
+    assert sum(r == t for r, t in zip(read, digits.labels[clear].tolist(), strict=True)) >= 9
+
+
+def test_ink_is_found_on_a_sheet_on_a_table_and_beside_a_thumb(predictor, seven):
+    sheet = Image.new("L", (300, 300), 235)
+    sheet.paste(30, (80, 70), Image.fromarray(seven).resize((150, 150)))
+    table = Image.new("L", (600, 500), 60)
+    table.paste(sheet.rotate(4, fillcolor=60, expand=True), (150, 90))
+    assert predictor.predict(table).digit == 7
+    thumb = sheet.copy()
+    thumb.paste(150, (0, 240, 60, 300))
+    assert predictor.predict(thumb).digit == 7
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (500, 1), (3, 2), (2000, 20)])
+def test_any_shape_of_image_is_read_or_blank(predictor, shape):
+    rng = np.random.default_rng(0)
+    for array in (rng.integers(0, 256, shape, np.uint8), np.eye(*shape)):
+        try:
+            assert 0 <= predictor.predict(array).digit <= 9
+        except ValueError as error:
+            assert "blank" in str(error)
+
+
+def test_a_blank_sheet_is_blank_even_if_photographed(predictor):
+    rng = np.random.default_rng(0)
+    shade = np.linspace(0.5, 0.9, 300)[None].repeat(200, 0)
+    for sheet in (shade, (shade + rng.normal(0, 0.02, shade.shape)).clip(0, 1)):
+        with pytest.raises(ValueError, match="the image is blank: no ink found"):
+            predictor.predict(sheet)
+
+
+def test_an_animated_gif_is_read_by_its_first_frame(predictor, seven):
+    buffer = io.BytesIO()
+    frames = [Image.fromarray(seven), Image.new("L", (28, 28))]
+    frames[0].save(buffer, "gif", save_all=True, append_images=frames[1:])
+    assert predictor.predict(buffer.getvalue()).digit == 7
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(predictor, tmp_path):
+    path = tmp_path / "bomb.png"
+    header = struct.pack(">IIBBBBB", 20_000, 6_000, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    content = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    content += struct.pack(">I", 1000) + b"IDAT"  # and nothing to be decoded
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(ValueError, match=r"bomb\.png: .*too large: 20000 x 6000"):
+        predictor.predict(path)
+    with pytest.raises(ValueError, match="too large"):
+        predictor.predict(np.broadcast_to(np.uint8(0), (20_000, 6_000)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
+def test_damaged_image_files_end_in_an_answer_or_an_error_of_ours(predictor, seven):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(255 - seven).resize((56, 56)).convert("RGB")
+    files = []
+    for name in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"):
+        buffer = io.BytesIO()
+        image.save(buffer, name)
+        files.append(buffer.getvalue())
+    answers = 0
+    for i in range(FUZZED_FILES):
+        content = bytearray(files[i % len(files)])
+        for place in rng.integers(0, len(content), rng.integers(1, 12)):
+            content[place] = rng.integers(0, 256)
+        if i % 3 == 0:
+            del content[rng.integers(1, len(content)) :]
+        with contextlib.suppress(ValueError, OSError):
+            answers += 0 <= predictor.predict(bytes(content)).digit <= 9
+    assert answers > FUZZED_FILES / 20  # it was not all refused
+
+
+def test_threads_may_share_a_predictor(predictor):
+    images = load_sample(False).images[:200].numpy()
+    expected = predictor.predict_batch(images)
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        runs = list(pool.map(lambda _: [predictor.predict(image) for image in images], range(32)))
+    for run in runs:
+        assert [p.digit for p in run] == [p.digit for p in expected]
+        assert run == runs[0]
 
 
 def test_dark_on_light_transparent_turned_and_large_images_are_read(predictor, seven):
@@ -221,7 +318,8 @@ def test_one_bad_image_is_reported_and_the_others_are_read(seven, tmp_path, caps
     Image.fromarray(seven).save(good)
     text.write_text("hello")
     Image.new("L", (9, 9)).save(blank)
-    bad = [text, blank, tmp_path / "none.png", tmp_path]
+    (tmp_path / "empty").mkdir()
+    bad = [text, blank, tmp_path / "none.png", tmp_path / "empty"]
     assert inference.main([str(path) for path in [*bad, good]]) == 1
     out, err = capsys.readouterr()
     assert out.startswith(f"{good}: 7")
@@ -229,6 +327,33 @@ def test_one_bad_image_is_reported_and_the_others_are_read(seven, tmp_path, caps
     for line, path in zip(err.splitlines(), bad, strict=True):
         assert str(path) in line
     assert "the image is blank: no ink found" in err
+
+
+def test_folders_and_patterns_are_read_file_by_file(seven, tmp_path, capsys):
+    (tmp_path / "inner").mkdir()
+    for name in ("b.png", "a.jpg", "inner/c.bmp"):
+        Image.fromarray(seven).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert inference.main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [str(tmp_path / name) for name in ("a.jpg", "b.png", "inner/c.bmp")]
+    assert [line.split(":")[0] for line in lines] == names
+    assert inference.main([str(tmp_path / "*.png")]) == 0
+    assert capsys.readouterr().out.startswith(names[1] + ": 7")
+
+
+def test_what_the_network_saw_can_be_saved(predictor, seven, tmp_path, capsys):
+    path, saved = tmp_path / "a.png", tmp_path / "saw.png"
+    Image.fromarray(255 - seven).resize((300, 300)).save(path)
+    assert inference.main([str(path), "--save-preprocessed", str(saved)]) == 0
+    shown = np.asarray(Image.open(saved))
+    assert shown.shape == (280, 280)
+    expected = predictor.preprocess(path)[0].numpy() * 0.3081 + 0.1307
+    np.testing.assert_allclose(shown[5::10, 5::10] / 255, expected, atol=1 / 255)
+    with pytest.raises(SystemExit) as caught:
+        inference.main([str(path), str(path), "--save-preprocessed", str(saved)])
+    assert caught.value.code == 2
+    assert "takes one image" in capsys.readouterr().err
 
 
 def test_a_bad_checkpoint_or_no_image_is_one_line(tmp_path, capsys):
