@@ -312,20 +312,36 @@ def subtract_paper(light: np.ndarray) -> np.ndarray:
     Dividing by what is left of the range makes ink in the shade as strong as ink in the light.
     """
     small = resize_to(light, PAPER_SIZE)  # paper is smooth: this is where the time would go
-    tiny = resize_to(small, PAPER_SIZE // 2)
+    slope = fit_plane(small)
+    small = small - slope
     # To begin with, the darker quarter of a neighbourhood half as wide as the image is paper.
-    paper = scipy.ndimage.percentile_filter(tiny, 25, size=PAPER_SIZE // 4)
-    paper = resize(paper, *small.shape)
+    tiny = resize_to(small, PAPER_SIZE // 2)
+    paper = resize(scipy.ndimage.percentile_filter(tiny, 25, size=PAPER_SIZE // 4), *small.shape)
     few = max(4, small.size // 500)
     for sigma in (0.16, 0.12, 0.1):
-        ink = (small - paper) / np.maximum(1 - paper, 0.1)
+        ink = (small - paper) / np.maximum(1 - paper - slope, 0.1)
         mask = (ink < 0.35 * np.partition(ink.ravel(), -few)[-few]).astype(np.float32)
         mean = (small * mask).sum() / max(mask.sum(), 1)  # stands in far from all paper
         sigma *= max(small.shape)
         weight = scipy.ndimage.gaussian_filter(mask, sigma) + 1e-3
         paper = (scipy.ndimage.gaussian_filter(small * mask, sigma) + 1e-3 * mean) / weight
-    paper = resize(paper, *light.shape)
+    paper = resize(paper + slope, *light.shape)
     return (light - paper) / np.maximum(1 - paper, 0.1)
+
+
+def fit_plane(values: np.ndarray) -> np.ndarray:
+    """Return the plane, float32 (H, W), that most of the values lie near: light from one side.
+
+    Least absolute deviations, by reweighted least squares: ink is no more than an outlier.
+    """
+    rows, columns = np.mgrid[: values.shape[0], : values.shape[1]]
+    terms = np.stack([np.ones(values.size), rows.ravel(), columns.ravel()], axis=1)
+    target, weights = values.ravel().astype(np.float64), np.ones(values.size)
+    for _ in range(6):
+        scaled = terms * weights[:, None]
+        plane = terms @ np.linalg.lstsq(scaled, target * weights, rcond=None)[0]
+        weights = 1 / np.sqrt(np.abs(target - plane) + 0.01)
+    return plane.reshape(values.shape).astype(np.float32)
 
 
 def remove_rules(mask: np.ndarray) -> np.ndarray:
