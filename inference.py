@@ -33,7 +33,7 @@ from model import (
 )
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
-BATCH_SIZE = 500  # images in one forward pass
+BATCH_SIZE = 64  # images in one forward pass; more do not fit the processor's cache
 
 MAX_PIXELS = 100_000_000  # of an image; more is refused before it is decoded
 PAPER_SIZE = 64  # pixels of the longer side of an image in which paper is looked for
@@ -98,8 +98,8 @@ class MNISTPredictor:
         """
         images = iter(images)
         predictions = []
-        while batch := [self.preprocess(image) for image in itertools.islice(images, BATCH_SIZE)]:
-            probabilities = self._probabilities(torch.stack(batch))  # (N, 10)
+        while batch := list(itertools.islice(images, BATCH_SIZE)):
+            probabilities = self._probabilities(self._preprocess_batch(batch))  # (N, 10)
             confidences, digits = probabilities.max(dim=1)
             rows = zip(digits.tolist(), confidences.tolist(), probabilities.tolist(), strict=True)
             predictions += [Prediction(digit, top, tuple(row)) for digit, top, row in rows]
@@ -118,6 +118,19 @@ class MNISTPredictor:
                 raise ValueError(f"{os.fspath(image)}: {error}") from error
             raise
         return normalize(torch.from_numpy(255 * pixels).unsqueeze(0))[0]  # (1, 28, 28)
+
+    def _preprocess_batch(self, batch: list[ImageLike]) -> torch.Tensor:
+        """Preprocess N images, (N, 1, 28, 28); those of a data set like MNIST all at once."""
+        if all(
+            isinstance(image, np.ndarray | torch.Tensor)
+            and image.shape == (IMAGE_SIZE, IMAGE_SIZE)
+            and image.dtype in (np.uint8, torch.uint8)
+            for image in batch
+        ):
+            pixels = np.stack([np.asarray(image) for image in batch])
+            if is_mnist_like(pixels.astype(np.float32) / 255).all():
+                return normalize(torch.from_numpy(pixels))
+        return torch.stack([self.preprocess(image) for image in batch])
 
     @torch.inference_mode()
     def _probabilities(self, images: torch.Tensor) -> torch.Tensor:
@@ -184,12 +197,12 @@ def flatten(image: Image.Image) -> np.ndarray:
     factor = max(image.size) // (2 * WORK_SIZE)
     if image.mode.startswith("I;16"):  # Pillow would clip it to 255, not scale it
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P" or image.has_transparency_data:
+    if image.mode in ("1", "P", "PA"):  # can't be averaged as they are
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if factor > 1 and min(image.size) >= factor:
         image = image.reduce(factor)
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+    if image.has_transparency_data:
         image = flatten_transparency(image.convert("RGBA"))
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"), np.float32) / 255
@@ -238,25 +251,26 @@ def most_contrast(image: Image.Image) -> np.ndarray:
 # ---- From gray values to ink -------------------------------------------------------------
 
 
-def is_mnist_like(gray: np.ndarray) -> bool:
-    """Whether gray values, (H, W) in 0..1, already have MNIST's size, polarity and geometry.
+def is_mnist_like(gray: np.ndarray) -> np.ndarray:
+    """Whether images already have MNIST's size, polarity and geometry.
 
     In each of the 60,000 training images the ink spans 19 or 20 px and has its centre of mass
-    within a pixel of (14, 14), counted from 0.
+    within a pixel of (14, 14), counted from 0. Takes gray values in 0..1, (..., H, W), and
+    returns a bool for each image.
     """
-    if gray.shape != (IMAGE_SIZE, IMAGE_SIZE) or gray.max() < 0.5:
-        return False
-    rows, columns = gray.sum(axis=1), gray.sum(axis=0)
-    total = rows.sum()
-    if total > 0.5 * gray.size:  # mostly light
-        return False
-    places = np.arange(IMAGE_SIZE)
-    if max(abs(rows @ places / total - 14), abs(columns @ places / total - 14)) > 1:
-        return False
-    spans = [
-        np.flatnonzero(profile.max(axis=axis) > 0.1) for profile, axis in ((gray, 0), (gray, 1))
-    ]
-    return 17 <= max(span[-1] - span[0] + 1 for span in spans) <= 21
+    if gray.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
+        return np.zeros(gray.shape[:-2], bool)
+    total = gray.sum(axis=(-2, -1))
+    places = np.arange(IMAGE_SIZE) - 14
+    alike = (gray.max(axis=(-2, -1)) >= 0.5) & (total < 0.5 * IMAGE_SIZE**2)
+    longest = 0
+    for axis in (-2, -1):
+        offset = gray.sum(axis=axis) @ places
+        alike &= abs(offset) <= total
+        inked = gray.max(axis=axis) > 0.1  # (..., 28)
+        span = IMAGE_SIZE - inked.argmax(axis=-1) - inked[..., ::-1].argmax(axis=-1)
+        longest = np.maximum(longest, span)
+    return alike & (longest >= 17) & (longest <= 21)
 
 
 def find_ink(gray: np.ndarray) -> np.ndarray:

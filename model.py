@@ -138,10 +138,10 @@ def load_checkpoint(
     if content.get("version") != CHECKPOINT_VERSION:
         version = f"has format {content.get('version')}, this code reads {CHECKPOINT_VERSION}"
         raise CheckpointError(f"{path}: {version}; {remedy}")
-    with torch.device("meta"):  # initial weights would be thrown away, and take random numbers
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
         model = MNISTClassifier()
     try:
-        model.to_empty(device="cpu").load_state_dict(content["weights"])
+        model.load_state_dict(content["weights"])
         metadata = dict(content["metadata"])
     except Exception as error:  # other names, other shapes, no dict at all
         raise CheckpointError(f"{path}: its weights do not fit this network; {remedy}") from error

@@ -193,6 +193,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 WARMUP = 0.15  # share of all steps
 EMA_DECAY = 0.999
+TEMPERATURE = 1.163  # of the probabilities; from benchmarks/confidence.py --fit
 EVALUATION_BATCH = 250  # images; small enough for the processor's cache
 
 
@@ -661,7 +662,7 @@ def save_results(
 
 def describe(data_name: str, history: dict) -> dict:
     """Return what a checkpoint says of itself: nothing that differs between equal runs."""
-    metadata = {"data": data_name, **history}
+    metadata = {"data": data_name, **history, "temperature": TEMPERATURE}
     epochs = metadata.pop("epochs")
     metadata["epochs_finished"] = len(epochs)
     if len(epochs) == history["settings"]["epochs"]:  # else no test has seen these weights
