@@ -424,18 +424,17 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
 
 
 def is_sheet(mask: np.ndarray) -> bool:
-    """Whether a mask, (H, W), is a sheet of paper on a table, with thin strokes as its holes."""
+    """Whether a mask, (H, W), is a sheet of paper on a table, with a thin stroke as its hole."""
     rows, columns = box = bounding_box(mask)
     inside = rows.start and columns.start and rows.stop < len(mask) and columns.stop < len(mask[0])
     filled = scipy.ndimage.binary_fill_holes(mask[box])
-    holes = filled & ~mask[box]
-    if not inside or filled.mean() < 0.7 or not holes.any():
+    labels, count = scipy.ndimage.label(filled & ~mask[box], np.ones((3, 3)))
+    if not inside or filled.mean() < 0.7 or not count:
         return False
-    holes = holes[bounding_box(holes)]
-    thin = 2 * scipy.ndimage.distance_transform_edt(np.pad(holes, 1)).max() < 0.25 * max(
-        holes.shape
-    )
-    return bool(thin and max(holes.shape) > 0.15 * max(filled.shape))
+    hole = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+    hole = hole[bounding_box(hole)]
+    width = 2 * scipy.ndimage.distance_transform_edt(np.pad(hole, 1)).max()
+    return bool(width < 0.25 * max(hole.shape) and max(hole.shape) > 0.15 * max(filled.shape))
 
 
 # ---- From ink to MNIST's geometry --------------------------------------------------------
