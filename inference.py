@@ -1,9 +1,12 @@
 """Read handwritten digits from images with the trained network.
 
-python inference.py digit.png
+    python inference.py digit.png
 
-from inference import MNISTPredictor
-digit, confidence, probabilities = MNISTPredictor().predict("digit.png")
+    from inference import MNISTPredictor
+    digit, confidence, probabilities = MNISTPredictor().predict("digit.png")
+
+The network knows MNIST's digits only, so most of this file makes a photograph, a scan or a
+drawing look like one: decode it, find the ink, draw it anew in MNIST's geometry.
 """
 
 import argparse

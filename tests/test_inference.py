@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import inference
 from benchmarks.photographs import KINDS, photographs
@@ -100,6 +100,8 @@ def test_every_form_of_an_image_gives_the_same_answer(predictor, seven, tmp_path
         "PIL RGB": image.convert("RGB"),
         "PIL CMYK": image.convert("RGB").convert("CMYK"),
         "PIL P": image.convert("P"),
+        "PIL LA": image.convert("LA"),
+        "PIL RGBA": image.convert("RGBA"),
         "PIL I;16": Image.fromarray(seven.astype(np.uint16) * 257),
         "array": seven,
         "array of int64": seven.astype(np.int64),
@@ -107,6 +109,7 @@ def test_every_form_of_an_image_gives_the_same_answer(predictor, seven, tmp_path
         "array (1, H, W)": seven[None],
         "array (H, W, 1)": seven[:, :, None],
         "array (H, W, 3)": np.stack([seven] * 3, axis=2),
+        "array (H, W, 4)": np.dstack([seven, seven, seven, np.full_like(seven, 255)]),
         "tensor": torch.from_numpy(seven),
         "tensor of float (1, H, W)": torch.from_numpy(seven)[None] / 255,
     }
@@ -204,6 +207,17 @@ def test_threads_may_share_a_predictor(predictor):
     for run in runs:
         assert [p.digit for p in run] == [p.digit for p in expected]
         assert run == runs[0]
+
+
+def test_one_bit_and_palette_images_with_transparency_are_read(predictor, seven):
+    large = Image.fromarray(255 - seven).resize((140, 140))
+    assert predictor.predict(large.convert("1")).digit == 7
+    ink = Image.new("RGBA", large.size, (20, 20, 120, 0))
+    ink.putalpha(ImageOps.invert(large))
+    buffer = io.BytesIO()
+    ink.quantize(16).save(buffer, "png")
+    assert Image.open(io.BytesIO(buffer.getvalue())).mode == "P"
+    assert predictor.predict(buffer.getvalue()).digit == 7
 
 
 def test_dark_on_light_transparent_turned_and_large_images_are_read(predictor, seven):
