@@ -198,8 +198,10 @@ def flatten(image: Image.Image) -> np.ndarray:
     check_size(*image.size)
     image.draft("RGB", (2 * WORK_SIZE, 2 * WORK_SIZE))  # a JPEG is decoded small, and fast
     factor = max(image.size) // (2 * WORK_SIZE)
-    if image.mode.startswith("I;16"):  # Pillow would clip it to 255, not scale it
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode.startswith("I"):  # 16 bits: Pillow would clip them to 255, not scale them
+        values = np.asarray(image)
+        values = values >> 8 if values.max() > 255 else values
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if image.mode in ("1", "P", "PA"):  # can't be averaged as they are
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if factor > 1 and min(image.size) >= factor:
