@@ -173,8 +173,6 @@ def array_to_image(array: np.ndarray) -> Image.Image:
             "an image array must have shape (H, W), (1, H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4), not {array.shape}"
         )
-    if array.size == 0:
-        raise ValueError(f"the image has no pixels: its shape is {array.shape}")
     check_size(array.shape[1], array.shape[0])
     if array.dtype == np.uint8:
         return Image.fromarray(array)
@@ -188,7 +186,9 @@ def array_to_image(array: np.ndarray) -> Image.Image:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse, before it is decoded, an image that would take too much memory or time."""
+    """Refuse, before it is decoded, an image of no pixels, or of more than memory is good for."""
+    if not width or not height:
+        raise ValueError(f"the image has no pixels: its size is {width} x {height}")
     if width * height > MAX_PIXELS:
         raise ValueError(f"the image is too large: {width} x {height} pixels, over 100 million")
 

@@ -268,6 +268,8 @@ def test_predicting_takes_no_random_numbers(predictor, seven):
         (np.full((50, 40), 255, np.uint8), "blank"),
         (Image.new("RGBA", (30, 30), (0, 0, 0, 0)), "blank"),
         (np.zeros((0, 28), np.uint8), "no pixels"),
+        (Image.new("L", (0, 0)), "no pixels"),
+        (Image.new("I;16", (5, 0)), "no pixels"),
         (np.zeros(784, np.uint8), "shape"),
         (np.zeros((2, 28, 28), np.uint8), "shape"),
         (np.full((28, 28), np.nan), "0..1"),
