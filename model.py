@@ -14,6 +14,7 @@ Training and inference agree on what stands in this file, and on nothing else.
 """
 
 import io
+import json
 import os
 import secrets
 import warnings
@@ -103,6 +104,7 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, metadata: dict) -
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
     }
+    metadata = json.loads(json.dumps(metadata))  # a string held twice would be written once
     content = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION}
     buffer = io.BytesIO()
     torch.save(content | {"metadata": metadata, "weights": weights}, buffer)

@@ -130,8 +130,10 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
 
 def test_equal_weights_and_metadata_give_equal_bytes(tmp_path):
     model = MNISTClassifier()
-    save_checkpoint(tmp_path / "a.pt", model, {"x": 1})
-    save_checkpoint(tmp_path / "another name.pt", model, {"x": 1})
+    text = "a text"
+    save_checkpoint(tmp_path / "a.pt", model, {"x": text, "y": text})
+    other = {"x": "".join(text), "y": " ".join(["a", "text"])}  # equal, but other objects
+    save_checkpoint(tmp_path / "another name.pt", model, other)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another name.pt").read_bytes()
 
 
