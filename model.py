@@ -101,7 +101,7 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, metadata: dict) -
     that was there before is then still there.
     """
     weights = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        name: tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
     metadata = json.loads(json.dumps(metadata))  # a string held twice would be written once
