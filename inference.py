@@ -63,7 +63,7 @@ class MNISTPredictor:
     An image is a path, the bytes of an image file, a binary file object, a PIL image, a NumPy
     array or a tensor. Arrays and tensors hold integers 0..255, or floats 0..1, in shape
     (H, W), (1, H, W), (H, W, 1), (H, W, 3: RGB) or (H, W, 4: RGBA). Ink may be dark on light
-    or light on dark; transparent parts are white.
+    or light on dark, or stand alone on a transparent ground.
 
     Args:
         checkpoint: a file that train.py wrote; by default the weights that ship.
@@ -157,6 +157,8 @@ def to_grayscale(image: ImageLike) -> np.ndarray:
         return flatten(image)
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            check_size(*opened.size)
+            opened.draft("RGB", (2 * WORK_SIZE, 2 * WORK_SIZE))  # a JPEG is decoded small, fast
             return flatten(opened)
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         if isinstance(error, OSError) and error.errno is not None:
@@ -196,7 +198,6 @@ def check_size(width: int, height: int) -> None:
 def flatten(image: Image.Image) -> np.ndarray:
     """Turn a PIL image upright, and make it gray: float32 (H, W) in 0..1, not too large."""
     check_size(*image.size)
-    image.draft("RGB", (2 * WORK_SIZE, 2 * WORK_SIZE))  # a JPEG is decoded small, and fast
     factor = max(image.size) // (2 * WORK_SIZE)
     if image.mode.startswith("I"):  # 16 bits: Pillow would clip them to 255, not scale them
         values = np.asarray(image)
@@ -209,8 +210,8 @@ def flatten(image: Image.Image) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = flatten_transparency(image.convert("RGBA"))
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"), np.float32) / 255
+    if image.mode == "L":
+        return np.asarray(image, np.float32) / 255
     return most_contrast(image.convert("RGB"))
 
 

@@ -237,6 +237,18 @@ def test_dark_on_light_transparent_turned_and_large_images_are_read(predictor, s
     assert predictor.predict(buffer.getvalue()).digit == 7
 
 
+def test_a_large_turned_jpeg_is_read_and_an_image_of_the_caller_stays_as_it_is(predictor, seven):
+    sheet = Image.fromarray(255 - seven).resize((3000, 3000)).rotate(90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    sheet.save(buffer, "jpeg", exif=exif)
+    assert predictor.predict(buffer.getvalue()).digit == 7
+    opened = Image.open(buffer)  # not decoded yet
+    assert predictor.predict(opened).digit == 7
+    assert opened.size == (3000, 3000)
+
+
 def test_predict_batch_takes_any_iterable_and_equals_predict(predictor, monkeypatch):
     images = load_sample(False).images[:30]
     monkeypatch.setattr(inference, "BATCH_SIZE", 7)
