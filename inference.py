@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 
 from model import (
     IMAGE_SIZE,
+    NUM_CLASSES,
     PIXEL_MEAN,
     PIXEL_STD,
     load_checkpoint,
@@ -142,6 +143,49 @@ class MNISTPredictor:
         The checkpoint's temperature makes them calibrated (Guo et al. 2017, arXiv:1706.04599).
         """
         return (self.model(images.to(self.device)) / self.temperature).softmax(dim=1).cpu()
+
+
+def to_image(tensor: torch.Tensor) -> Image.Image:
+    """Turn what `MNISTPredictor.preprocess` returns back into an image: 28x28, ink white."""
+    pixels = tensor[0] * (255 * PIXEL_STD) + 255 * PIXEL_MEAN
+    return Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
+
+
+def read_kaggle(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a table of Kaggle's Digit Recognizer: test.csv, or train.csv, which has labels.
+
+    The header is pixel0,...,pixel783, after label in train.csv. Returns the images, uint8
+    (N, 28, 28), and the labels, uint8 (N,), or None if the table has none.
+
+    Raises:
+        ValueError: names the first line that does not hold what it should.
+        OSError: the file can't be read; FileNotFoundError if there is none.
+    """
+    pixels = [f"pixel{i}" for i in range(IMAGE_SIZE**2)]
+    header, *lines = Path(path).read_bytes().rstrip().split(b"\n")
+    names = [name.strip(' "') for name in header.decode("utf-8-sig", "replace").strip().split(",")]
+    labelled = names[0] == "label"
+    if names[labelled:] != pixels:
+        raise ValueError(
+            f"{path}: line 1: not the header of Kaggle's Digit Recognizer, pixel0 to pixel783"
+        )
+    if not lines:
+        raise ValueError(f"{path}: line 2: no digits below the header")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            row = bytes(map(int, line.split(b",")))
+        except ValueError:
+            rule = "every value must be a whole number in 0..255"
+            raise ValueError(f"{path}: line {number}: {rule}") from None
+        if len(row) != len(names):
+            raise ValueError(f"{path}: line {number}: {len(row)} values, not {len(names)}")
+        if labelled and row[0] >= NUM_CLASSES:
+            raise ValueError(f"{path}: line {number}: the label must be a digit, not {row[0]}")
+        rows.append(row)
+    table = np.frombuffer(bytearray().join(rows), np.uint8).reshape(len(rows), -1)
+    images = table[:, int(labelled) :].reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+    return images, table[:, 0] if labelled else None
 
 
 # ---- From any image to gray values -------------------------------------------------------
@@ -561,11 +605,32 @@ def find_images(arguments: list[str]) -> list[str]:
 
 def save_preprocessed(path: str, tensor: torch.Tensor) -> None:
     """Write what the network sees, normalized (1, 28, 28), as a PNG ten times as large."""
-    pixels = tensor[0] * (255 * PIXEL_STD) + 255 * PIXEL_MEAN
-    image = Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
     buffer = io.BytesIO()
-    image.resize((10 * IMAGE_SIZE, 10 * IMAGE_SIZE), Image.NEAREST).save(buffer, "png")
+    image = to_image(tensor).resize((10 * IMAGE_SIZE, 10 * IMAGE_SIZE), Image.NEAREST)
+    image.save(buffer, "png")
     write_atomically(path, buffer.getvalue())
+
+
+def write_submission(predictor: MNISTPredictor, table: str, path: str) -> int:
+    """Read the digits of Kaggle's test.csv, write them as ImageId,Label; return how many.
+
+    Raises ValueError or OSError if there is no answer for one of them: nothing is written then.
+    """
+    images, labels = read_kaggle(table)
+    if labels is not None:
+        raise ValueError(f"{table}: line 1: has a label column, like train.csv; give test.csv")
+    try:
+        predictions = predictor.predict_batch(images)
+    except ValueError:
+        for number, image in enumerate(images, start=2):  # which line was it?
+            try:
+                predictor.predict(image)
+            except ValueError as error:
+                raise ValueError(f"{table}: line {number}: {error}") from error
+        raise
+    rows = [f"{i},{prediction.digit}\n" for i, prediction in enumerate(predictions, start=1)]
+    write_atomically(path, "".join(["ImageId,Label\n", *rows]).encode())
+    return len(rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -574,16 +639,28 @@ def main(argv: list[str] | None = None) -> int:
     # argparse would print the whole usage first.
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="an image file, a folder or a pattern")
+    add("images", nargs="*", metavar="IMAGE", help="an image file, a folder or a pattern")
     add("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves them")
     add("--json", action="store_true", help="print one JSON object a line")
     add("--save-preprocessed", metavar="OUT.png", help="write what the network sees of the image")
+    add("--kaggle", metavar="test.csv", help="read the table of Kaggle's Digit Recognizer instead")
+    add("--submission", metavar="OUT.csv", help="where the answers for --kaggle go")
     arguments = parser.parse_args(argv)
+    if bool(arguments.kaggle) != bool(arguments.submission):
+        parser.error("--kaggle test.csv and --submission submission.csv go together")
+    if bool(arguments.kaggle) == bool(arguments.images):
+        parser.error("give images, or --kaggle test.csv --submission submission.csv")
+    if arguments.kaggle and (arguments.json or arguments.save_preprocessed):
+        parser.error("--json and --save-preprocessed are for images, not for --kaggle")
     paths = find_images(arguments.images)
     if arguments.save_preprocessed and len(paths) != 1:
         parser.error(f"--save-preprocessed takes one image, not {len(paths)}")
     try:
         predictor = MNISTPredictor(arguments.checkpoint)
+        if arguments.kaggle:
+            count = write_submission(predictor, arguments.kaggle, arguments.submission)
+            print(f"{arguments.submission}: {count:,} digits, ready to submit")
+            return 0
     except (OSError, ValueError) as error:
         print(f"inference.py: error: {error}", file=sys.stderr)
         return 1

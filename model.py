@@ -169,5 +169,5 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     except BaseException as error:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = os.fspath(path), None
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -295,6 +296,7 @@ def train(
     test_digits: Digits,
     settings: Settings | None = None,
     quiet: bool = False,
+    watch: Callable[[int, int, list[dict]], None] | None = None,
 ) -> tuple[MNISTClassifier, dict]:
     """Train a new network, and evaluate it on the test digits after each epoch.
 
@@ -302,9 +304,16 @@ def train(
     weights after the last epoch. The same settings, machine and number of threads give the
     same weights, bit for bit. PyTorch's global generator is seeded, since dropout draws there.
 
+    Args:
+        train_digits, test_digits: on any device.
+        settings: by default, `Settings()`.
+        quiet: print nothing.
+        watch: called after each step and each epoch with the number of steps done, the number
+            of all steps, and the history's rows so far, to show the run as it goes.
+
     Returns:
         The network, in evaluation mode, and the history, a dict of plain values, where
-        "epochs" has a dict for each epoch. Prints nothing if `quiet`.
+        "epochs" has a dict for each epoch.
 
     Raises:
         ValueError: the loss is no longer finite.
@@ -332,11 +341,17 @@ def train(
     }
     if not quiet:
         print_settings(settings, history, model)
+    steps = settings.epochs * math.ceil(len(train_digits.labels) / settings.batch_size)
+
+    def on_step(step: int) -> None:
+        if watch:
+            watch(step, steps, history["epochs"])
+
     try:
         for epoch in range(1, settings.epochs + 1):
             started = time.perf_counter()
             row = {"epoch": epoch} | train_one_epoch(
-                model, average, optimizer, train_digits, settings, epoch, generator, quiet
+                model, average, optimizer, train_digits, settings, epoch, generator, quiet, on_step
             )
             loss, accuracy, misses, _ = evaluate(average, test_digits)
             row |= {"test_loss": loss, "test_accuracy": accuracy, "misses": misses}
@@ -344,6 +359,7 @@ def train(
             history["epochs"].append(row)
             if not quiet:
                 print_epoch(row, settings.epochs)
+            on_step(epoch * steps // settings.epochs)
     except KeyboardInterrupt:
         raise TrainingInterrupted(average, history) from None
     return average, history
@@ -383,11 +399,13 @@ def train_one_epoch(
     epoch: int,
     generator: torch.Generator,
     quiet: bool = False,
+    on_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Show the network every digit once, in random order, as epoch 1, 2, ... of the settings.
 
-    Everything is on the device of the settings. Returns the last learning rate, the mean
-    loss and the images per second; raises ValueError if the loss is no longer finite.
+    Everything is on the device of the settings. Calls `on_step` with the number of the step,
+    counted over all epochs. Returns the last learning rate, the mean loss and the images per
+    second; raises ValueError if the loss is no longer finite.
     """
     started = time.perf_counter()
     model.train()
@@ -406,6 +424,8 @@ def train_one_epoch(
         loss = training_step(model, optimizer, normalize(images), labels, settings.precision)
         update_average(average, model, step)
         total_loss += loss * len(batch)  # no .item() here: it would wait for a GPU
+        if on_step:
+            on_step(step)
     mean_loss = total_loss.item() / n
     if not math.isfinite(mean_loss):
         raise ValueError(f"the loss became {mean_loss} in epoch {epoch}; lower the learning rate")
