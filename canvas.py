@@ -40,13 +40,13 @@ STYLE = """
 .digit-canvas :focus-visible { outline: 3px solid #1a73e8; outline-offset: 2px; }
 .digit-canvas .answer { flex: 1 1 220px; min-width: 0; }
 .digit-canvas .said { min-height: 50px; }
-.digit-canvas .said b { font-size: 40px; line-height: 50px; margin-right: 10px; }
+.digit-canvas .said b { font-size: 40px; line-height: 50px; margin-right: 6px; }
 .digit-canvas .row { display: flex; align-items: center; gap: 8px; height: 20px; }
 .digit-canvas .row.best { font-weight: bold; }
 .digit-canvas .track { flex: 1; height: 12px; border-radius: 3px; }
 .digit-canvas .track { background: rgb(128 128 128 / 0.2); }
 .digit-canvas .bar { height: 100%; width: 0; border-radius: 3px; background: #1a73e8; }
-.digit-canvas .percent { width: 52px; text-align: right; font-variant-numeric: tabular-nums; }
+.digit-canvas .percent { width: 56px; text-align: right; font-variant-numeric: tabular-nums; }
 .digit-canvas .seen { display: flex; align-items: center; gap: 12px; margin-top: 12px; }
 .digit-canvas img { width: 84px; height: 84px; background: black; image-rendering: pixelated; }
 .digit-canvas.waiting .answer { opacity: 0.5; }
@@ -61,7 +61,6 @@ const PATIENCE = 4000;  // milliseconds without an answer
 function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "digit-canvas";
-  root.setAttribute("data-lm-suppress-shortcuts", "true");  // else JupyterLab takes our keys
   root.innerHTML = `
     <div class="pad">
       <canvas width="${SIZE}" height="${SIZE}" tabindex="0" role="application" aria-label="Canvas.
@@ -79,6 +78,9 @@ function render({ model, el }) {
         <span hidden>what the network saw:<br>28×28 pixels</span></div>
     </div>`;
   el.append(root);
+  for (const element of root.querySelectorAll("canvas, button")) {
+    element.setAttribute("data-lm-suppress-shortcuts", "true");  // else Jupyter takes our keys
+  }
   const find = (selector) => root.querySelector(selector);
   const [canvas, said] = [find("canvas"), find(".said")];
   const context = canvas.getContext("2d");
@@ -112,7 +114,7 @@ function render({ model, el }) {
       }
       context.stroke();
     }
-    if (withPen && keyboard) {
+    if (withPen && keyboard && canvas.matches(":focus")) {
       context.beginPath();
       context.arc(...keyboard, PEN / 2, 0, 2 * Math.PI);
       context.lineWidth = 4;
@@ -126,8 +128,8 @@ function render({ model, el }) {
     root.classList.remove("waiting");
     const known = answer && answer.probabilities;
     said.innerHTML = known
-      ? `<b>${answer.digit}</b>${(100 * answer.confidence).toFixed(1)}% sure`
-      : "<b>?</b>draw a digit";
+      ? `<b>${answer.digit}</b> ${(100 * answer.confidence).toFixed(1)}% sure`
+      : "<b>?</b> draw a digit";
     root.querySelectorAll(".row").forEach((row, digit) => {
       const percent = known ? (100 * answer.probabilities[digit]).toFixed(1) + "%" : "";
       row.classList.toggle("best", Boolean(known) && digit === answer.digit);
@@ -234,6 +236,8 @@ function render({ model, el }) {
     }
   });
 
+  canvas.addEventListener("blur", () => paint());  // without the ring where the pen is
+
   model.on("change:answer", onAnswer);
   paint();
   show(null);
@@ -274,7 +278,8 @@ class DigitCanvas(anywidget.AnyWidget):
         answer = {"id": change["new"]["id"]}
         try:
             seen = self.predictor.preprocess(png)
-            answer |= self.predictor.predict(png)._asdict() | {"seen": to_data_url(seen)}
+            [prediction] = self.predictor.classify(seen)
+            answer |= prediction._asdict() | {"seen": to_data_url(seen)}
         except ValueError:
             pass  # no ink: an answer without a digit
         self.answer = answer

@@ -103,11 +103,21 @@ class MNISTPredictor:
         images = iter(images)
         predictions = []
         while batch := list(itertools.islice(images, BATCH_SIZE)):
-            probabilities = self._probabilities(self._preprocess_batch(batch))  # (N, 10)
-            confidences, digits = probabilities.max(dim=1)
-            rows = zip(digits.tolist(), confidences.tolist(), probabilities.tolist(), strict=True)
-            predictions += [Prediction(digit, top, tuple(row)) for digit, top, row in rows]
+            predictions += self.classify(self._preprocess_batch(batch))
         return predictions
+
+    @torch.inference_mode()
+    def classify(self, images: torch.Tensor) -> list[Prediction]:
+        """Read what `preprocess` returned, once or N times: (1, 28, 28) or (N, 1, 28, 28).
+
+        The checkpoint's temperature makes the probabilities calibrated (Guo et al. 2017,
+        arXiv:1706.04599).
+        """
+        images = images.view(-1, 1, IMAGE_SIZE, IMAGE_SIZE).to(self.device)
+        probabilities = (self.model(images) / self.temperature).softmax(dim=1).cpu()  # (N, 10)
+        confidences, digits = probabilities.max(dim=1)
+        rows = zip(digits.tolist(), confidences.tolist(), probabilities.tolist(), strict=True)
+        return [Prediction(digit, top, tuple(row)) for digit, top, row in rows]
 
     def preprocess(self, image: ImageLike) -> torch.Tensor:
         """Turn one image into what the network reads: float32, (1, 28, 28), normalized.
@@ -135,14 +145,6 @@ class MNISTPredictor:
             if is_mnist_like(pixels.astype(np.float32) / 255).all():
                 return normalize(torch.from_numpy(pixels))
         return torch.stack([self.preprocess(image) for image in batch])
-
-    @torch.inference_mode()
-    def _probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Map normalized images (N, 1, 28, 28) to probabilities (N, 10), on the CPU.
-
-        The checkpoint's temperature makes them calibrated (Guo et al. 2017, arXiv:1706.04599).
-        """
-        return (self.model(images.to(self.device)) / self.temperature).softmax(dim=1).cpu()
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:
@@ -672,9 +674,10 @@ def main(argv: list[str] | None = None) -> int:
     failures = 0
     for path in paths:
         try:
+            seen = predictor.preprocess(path)
             if arguments.save_preprocessed:
-                save_preprocessed(arguments.save_preprocessed, predictor.preprocess(path))
-            prediction = predictor.predict(path)
+                save_preprocessed(arguments.save_preprocessed, seen)
+            [prediction] = predictor.classify(seen)
         except (OSError, ValueError) as error:
             failures += 1
             print(f"inference.py: error: {error}", file=sys.stderr)

@@ -1,0 +1,151 @@
+"""The notebook in a real Jupyter and a real browser: JupyterLab or Notebook 7, and Chromium."""
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+from make_notebook import NOTEBOOK, copy_project
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextlib.contextmanager
+def jupyter(app: str, folder: Path, scratch: Path) -> Iterator[tuple[str, str]]:
+    """Serve a folder on loopback with "lab" or "notebook"; scratch is for all else it writes.
+
+    Yields the addresses of the notebook and of the server's list of kernels.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    # Nothing of the user's own Jupyter gets in, and nothing of this stays there.
+    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    environment = os.environ | {name: str(scratch / name.lower()) for name in names}
+    command = [sys.executable, "-m", "jupyter", app, "--no-browser", "--allow-root"]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    command += [f"--IdentityProvider.token={token}", "--LabApp.news_url="]
+    log = scratch / "jupyter.log"
+    with open(log, "wb") as output:
+        server = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError):
+                urlopen(f"{address}/api/status?token={token}", timeout=5).close()
+                break
+            if server.poll() is not None:
+                raise RuntimeError(f"jupyter {app} ended:\n{log.read_text()}")
+            time.sleep(0.2)
+        view = "lab/tree" if app == "lab" else "notebooks"
+        notebook = f"{address}/{view}/{NOTEBOOK.name}?token={token}"
+        yield notebook, f"{address}/api/kernels?token={token}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+@contextlib.contextmanager
+def run_notebook(app: str, scratch: Path) -> Iterator[Page]:
+    """Open the notebook of a copy of the project and run all its cells.
+
+    Takes "lab" or "notebook", and an empty folder; yields the page, with the canvas in view.
+    """
+    folder = scratch / "project"
+    copy_project(folder)
+    with jupyter(app, folder, scratch) as (address, kernels), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": 1200, "height": 1000}, has_touch=True)
+            page.set_default_timeout(40_000)
+            page.goto(address)
+            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+            while not any(kernel["connections"] for kernel in json.load(urlopen(kernels))):
+                page.wait_for_timeout(100)
+            page.wait_for_timeout(1000)  # what is run before page and kernel have met is lost
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            page.locator(".digit-canvas canvas").wait_for()
+            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+            page.locator(".digit-canvas").scroll_into_view_if_needed()
+            yield page
+        except Exception:
+            page.screenshot(path=scratch / "failure.png")
+            raise
+        finally:
+            browser.close()
+
+
+def arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> list:
+    """Return points of an ellipse, in parts of the canvas; angles in degrees, clockwise."""
+    angles = [math.radians(start + (end - start) * i / 16) for i in range(17)]
+    return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
+
+
+# How a hand draws them, one list of points a stroke.
+STROKES = {
+    0: [arc(0.5, 0.5, 0.2, 0.32, -90, 275)],
+    3: [arc(0.48, 0.33, 0.18, 0.16, -150, 90) + arc(0.48, 0.66, 0.22, 0.18, -90, 150)],
+    4: [[(0.4, 0.2), (0.27, 0.55), (0.72, 0.55)], [(0.6, 0.3), (0.57, 0.85)]],
+    7: [[(0.28, 0.22), (0.5, 0.21), (0.72, 0.22), (0.6, 0.5), (0.48, 0.82)]],
+}
+
+
+def draw(page: Page, strokes: list, touch: bool = False) -> None:
+    """Draw on the canvas, with the mouse or with a finger."""
+    canvas = page.locator(".digit-canvas canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    session = page.context.new_cdp_session(page) if touch else None
+    for points in strokes:
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        if touch:
+            for i, (x, y) in enumerate(places):
+                kind = "touchMove" if i else "touchStart"
+                finger = {"type": kind, "touchPoints": [{"x": x, "y": y}]}
+                session.send("Input.dispatchTouchEvent", finger)
+            session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        else:
+            page.mouse.move(*places[0])
+            page.mouse.down()
+            for x, y in places[1:]:
+                page.mouse.move(x, y, steps=3)
+            page.mouse.up()
+
+
+def answer(page: Page) -> str:
+    """Wait for the answer to the last drawing, and return what the canvas says."""
+    page.locator(".digit-canvas:not(.waiting)").wait_for(timeout=10_000)
+    return page.locator(".digit-canvas .said").inner_text()

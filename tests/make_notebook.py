@@ -1,0 +1,107 @@
+"""Keep mnist_classifier_demo.ipynb up to date.
+
+    python tests/make_notebook.py          copy the modules into the cells that carry them
+    python tests/make_notebook.py --run    and run it, and keep the outputs, which are committed,
+                                           and a picture of the canvas in use
+
+The second needs Chromium. The notebook is edited like any other: its other cells are left alone.
+"""
+
+import argparse
+import base64
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+NOTEBOOK = PROJECT_DIR / "mnist_classifier_demo.ipynb"
+CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def copy_project(folder: Path) -> None:
+    """Copy what a clone would have, as it is now, so that nothing here is touched."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.check_output(command, cwd=PROJECT_DIR, text=True).splitlines():
+        if (PROJECT_DIR / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT_DIR / name, folder / name)
+
+
+def carried_source(name: str) -> str:
+    """Return what the cell that carries a module must hold."""
+    return f"%%carry {name}\n" + (PROJECT_DIR / name).read_text(encoding="utf-8").rstrip("\n")
+
+
+def copy_modules(notebook: nbformat.NotebookNode) -> None:
+    """Bring the cells that carry modules up to date."""
+    for cell in notebook.cells:
+        if cell.source.startswith("%%carry "):
+            cell.source = carried_source(cell.source.splitlines()[0].split()[1])
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path, **environment: str) -> None:
+    """Run all cells in a folder; raises nbclient's CellExecutionError if one fails."""
+    from nbclient import NotebookClient
+
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(
+        notebook, resources=resources, record_timing=False, coalesce_streams=True, timeout=600
+    ).execute(env=os.environ | environment)
+
+
+def run(notebook: nbformat.NotebookNode) -> None:
+    """Run all cells, and keep of the outputs what reads well; take a picture of the canvas."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy_project(Path(folder))
+        execute(notebook, Path(folder))
+    take_canvas_picture()
+    picture = base64.b64encode(CANVAS_PICTURE.read_bytes()).decode()
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        # Where nothing runs, a widget is only a line of noise.
+        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        if cell.id == "canvas":
+            alt = "A digit drawn on the canvas, and what the network makes of it"
+            data = {"image/png": picture, "text/plain": alt}
+            cell.outputs = [nbformat.v4.new_output("display_data", data)]
+
+
+def take_canvas_picture() -> None:
+    """Draw a digit on the notebook's canvas, in JupyterLab, and take a picture."""
+    from browser import STROKES, answer, draw, run_notebook
+
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        run_notebook("lab", Path(scratch)) as page,
+    ):
+        draw(page, STROKES[4])
+        answer(page)
+        page.locator(".digit-canvas").screenshot(path=CANVAS_PICTURE)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", action="store_true", help="run it, and keep the outputs")
+    arguments = parser.parse_args(argv)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    copy_modules(notebook)
+    if arguments.run:
+        run(notebook)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nbformat.write(notebook, NOTEBOOK)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
