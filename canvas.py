@@ -83,7 +83,7 @@ function render({ model, el }) {
   }
   const find = (selector) => root.querySelector(selector);
   const [canvas, said] = [find("canvas"), find(".said")];
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { alpha: false });
 
   const strokes = [];  // lists of points [x, y], in pixels of the drawing
   let pointer = null;  // the mouse, finger or pen that is down

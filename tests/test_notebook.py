@@ -19,7 +19,8 @@ except ImportError as error:
     unavailable(f"needs requirements-dev.txt: {error}")
 
 MODULES = ("model.py", "train.py", "inference.py", "canvas.py")
-FIGURES = "look augment train curves confusion filters maps samples worst yours".split()  # noqa: SIM905
+FIGURES = ["look", "augment", "train", "curves", "confusion", "filters", "maps", "samples"]
+FIGURES += ["worst", "yours"]
 OFFLINE = {
     "PIP_NO_INDEX": "1",
     "http_proxy": "http://127.0.0.1:9",  # where nobody listens

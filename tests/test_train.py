@@ -109,6 +109,30 @@ def test_quiet_training_prints_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_training_can_be_watched_step_by_step_and_epoch_by_epoch():
+    digits = Digits(*(tensor[:300] for tensor in load_sample(True)))
+    seen = []
+    settings = Settings(epochs=2)
+
+    def watch(step, steps, epochs):
+        seen.append((step, steps, len(epochs)))
+
+    model, _ = train.train(digits, digits, settings, quiet=True, watch=watch)
+    # Three batches an epoch, and after each epoch once more, with its row.
+    assert seen == [
+        (1, 6, 0),
+        (2, 6, 0),
+        (3, 6, 0),
+        (3, 6, 1),
+        (4, 6, 1),
+        (5, 6, 1),
+        (6, 6, 1),
+        (6, 6, 2),
+    ]
+    unwatched, _ = train.train(digits, digits, settings, quiet=True)
+    assert weights_of(model) == weights_of(unwatched)
+
+
 def test_a_loss_that_is_not_finite_stops_the_training():
     few = Digits(*(tensor[:640] for tensor in load_sample(True)))
     with pytest.raises(ValueError, match=r"loss became .*lower the learning rate"):

@@ -1,0 +1,182 @@
+"""inference.py --kaggle: the table of Kaggle's Digit Recognizer in, a submission out."""
+
+import numpy as np
+import pytest
+import torch
+
+import inference
+from inference import read_kaggle
+from train import Digits, evaluate, load_mnist, load_sample
+
+HEADER = ",".join(f"pixel{i}" for i in range(784))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits(*(tensor[:40] for tensor in load_sample(train=False)))
+
+
+@pytest.fixture
+def lines(digits):
+    """The lines of a test.csv of 40 digits."""
+    rows = [",".join(map(str, image.flatten().tolist())) for image in digits.images]
+    return [HEADER, *rows]
+
+
+def submit(tmp_path, content, capsys):
+    """Run the script on a table; returns the exit code and what was written to stderr."""
+    if isinstance(content, list):
+        content = "\n".join(content).encode() + b"\n"
+    (tmp_path / "test.csv").write_bytes(content)
+    table, submission = str(tmp_path / "test.csv"), str(tmp_path / "submission.csv")
+    code = inference.main(["--kaggle", table, "--submission", submission])
+    return code, capsys.readouterr().err
+
+
+def test_every_digit_of_the_table_is_answered_in_order(tmp_path, digits, lines, capsys):
+    assert submit(tmp_path, lines, capsys) == (0, "")
+    header, *rows = (tmp_path / "submission.csv").read_text().splitlines()
+    assert header == "ImageId,Label"
+    answers = [f"{i},{label}" for i, label in enumerate(digits.labels.tolist(), start=1)]
+    assert rows == answers  # the shipped weights were trained on these
+
+
+def test_the_whole_test_set_as_a_table_gives_the_answers_of_evaluation(tmp_path, mnist_dir, capsys):
+    digits = load_mnist(mnist_dir, train=False)
+    table = digits.images.reshape(-1, 784).numpy()
+    np.savetxt(tmp_path / "all.csv", table, fmt="%d", delimiter=",", header=HEADER, comments="")
+    assert submit(tmp_path, (tmp_path / "all.csv").read_bytes(), capsys) == (0, "")
+    rows = np.loadtxt(tmp_path / "submission.csv", np.int64, delimiter=",", skiprows=1)
+    model = inference.MNISTPredictor().model
+    expected = evaluate(model, digits).probabilities.argmax(dim=1)
+    assert (rows[:, 0] == np.arange(1, 10_001)).all()
+    assert (torch.from_numpy(rows[:, 1]) == expected).all()
+
+
+def test_windows_line_ends_a_byte_order_mark_and_no_last_newline_are_fine(tmp_path, lines, capsys):
+    submit(tmp_path, lines, capsys)
+    expected = (tmp_path / "submission.csv").read_bytes()
+    assert submit(tmp_path, b"\xef\xbb\xbf" + "\r\n".join(lines).encode(), capsys) == (0, "")
+    assert (tmp_path / "submission.csv").read_bytes() == expected
+
+
+def short_row(lines):
+    lines[7] = lines[7].rsplit(",", 1)[0]
+
+
+def letter(lines):
+    lines[7] = lines[7].replace(",0,", ",O,", 1)
+
+
+def too_bright(lines):
+    lines[7] = lines[7].replace(",0,", ",256,", 1)
+
+
+def long_row(lines):
+    lines[7] += ",0"
+
+
+def empty_value(lines):
+    lines[7] = lines[7].replace(",0,", ",,", 1)
+
+
+def fraction(lines):
+    lines[7] = lines[7].replace(",0,", ",0.5,", 1)
+
+
+def blank_line(lines):
+    lines.insert(7, "")
+
+
+def blank_image(lines):
+    lines[7] = ",".join(["0"] * 784)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [short_row, letter, too_bright, long_row, empty_value, fraction, blank_line, blank_image],
+)
+def test_a_bad_row_is_named_by_its_line_and_nothing_is_written(tmp_path, lines, spoil, capsys):
+    (tmp_path / "submission.csv").write_text("of last week")
+    spoil(lines)
+    code, message = submit(tmp_path, lines, capsys)
+    assert code == 1
+    assert message.startswith(f"inference.py: error: {tmp_path / 'test.csv'}: line 8: ")
+    assert message.count("\n") == 1
+    assert (tmp_path / "submission.csv").read_text() == "of last week"
+    assert {path.name for path in tmp_path.iterdir()} == {"test.csv", "submission.csv"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        HEADER.replace("pixel5,", ""),
+        HEADER.replace("pixel5,", "pixel6,"),
+        "ImageId,Label",
+        "label," + HEADER,
+    ],
+)
+def test_a_wrong_header_is_named(tmp_path, lines, header, capsys):
+    code, message = submit(tmp_path, [header, *lines[1:]], capsys)
+    assert code == 1
+    line = 2 if header.startswith("label") else 1  # there, the rows are one value short
+    assert f"test.csv: line {line}: " in message
+    assert not (tmp_path / "submission.csv").exists()
+
+
+def test_train_csv_is_refused_since_its_answers_are_known(tmp_path, lines, capsys):
+    content = ["label," + HEADER, *(f"3,{line}" for line in lines[1:])]
+    code, message = submit(tmp_path, content, capsys)
+    assert code == 1
+    assert "like train.csv; give test.csv" in message
+
+
+def test_train_csv_is_read_with_its_labels(tmp_path, digits, lines):
+    rows = [f"{label},{row}" for label, row in zip(digits.labels, lines[1:], strict=True)]
+    (tmp_path / "train.csv").write_text("\n".join(["label," + HEADER, *rows]))
+    images, labels = read_kaggle(tmp_path / "train.csv")
+    assert (images == digits.images.numpy()).all()
+    assert (labels == digits.labels.numpy()).all()
+    rows[4] = "10" + rows[4][1:]
+    (tmp_path / "train.csv").write_text("\n".join(["label," + HEADER, *rows]))
+    with pytest.raises(ValueError, match="line 6: the label must be a digit, not 10"):
+        read_kaggle(tmp_path / "train.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff" * 1000, HEADER.encode() + b"\n\n"])
+def test_a_file_that_is_no_table_is_one_line(tmp_path, content, capsys):
+    code, message = submit(tmp_path, content, capsys)
+    assert code == 1
+    assert message.count("\n") == 1
+    assert "test.csv: line " in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kaggle", "test.csv"], "go together"),
+        (["--submission", "out.csv"], "go together"),
+        (["--kaggle", "a.csv", "--submission", "b.csv", "seven.png"], "give images, or"),
+        (["--kaggle", "a.csv", "--submission", "b.csv", "--json"], "are for images"),
+        ([], "give images, or"),
+    ],
+)
+def test_bad_arguments_are_refused_with_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        inference.main(arguments)
+    error = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_missing_table_and_a_missing_folder_are_one_line(tmp_path, lines, capsys):
+    table, submission = str(tmp_path / "test.csv"), str(tmp_path / "no" / "submission.csv")
+    assert inference.main(["--kaggle", table, "--submission", submission]) == 1
+    assert table in capsys.readouterr().err
+    (tmp_path / "test.csv").write_text("\n".join(lines))
+    assert inference.main(["--kaggle", table, "--submission", submission]) == 1
+    error = capsys.readouterr().err
+    assert submission in error
+    assert "None" not in error
