@@ -105,3 +105,24 @@ def test_the_keyboard_draws(page):
 def test_a_stroke_may_leave_the_canvas(page):
     draw(page, [[(0.5, 0.1), (0.5, 0.9), (0.5, 1.2)]])
     assert said(page) == "1"
+
+
+def test_an_uploaded_picture_is_explained(page, tmp_path):
+    draw(page, STROKES[7])
+    assert said(page) == "7"
+    picture = tmp_path / "seven.png"
+    page.locator(".digit-canvas canvas").screenshot(path=picture)
+    button = page.get_by_role("button", name="Upload", exact=False).first
+    for _ in range(20):  # Jupyter takes what is out of sight out of the page
+        if button.is_visible():
+            break
+        page.mouse.wheel(0, -300)
+        page.wait_for_timeout(200)
+    answers = page.locator(".jp-OutputArea-child .jupyter-widgets .jp-RenderedImage img")
+    assert answers.count() == 0
+    with page.expect_file_chooser() as chooser:
+        button.click()
+    chooser.value.set_files(picture)
+    answers.wait_for()
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    answers.screenshot(path=PICTURES / f"{page.app}-upload.png")
