@@ -13,11 +13,14 @@ A convolutional network of 421,642 parameters that reads one handwritten digit f
 Training and inference agree on what stands in this file, and on nothing else.
 """
 
+import hashlib
 import io
 import json
 import os
 import secrets
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -30,7 +33,9 @@ PIXEL_MEAN = 0.1307  # of the 60,000 training images, with pixel values scaled t
 PIXEL_STD = 0.3081
 
 CHECKPOINT_FORMAT = "mnist-classifier"
-CHECKPOINT_VERSION = 1
+FORMAT_VERSION = 2
+SEAL_SIZE = 64  # bytes of a SHA-256 in hexadecimal
+MAX_FILE_SIZE = 100_000_000  # bytes; ours have under 10 million
 
 
 class CheckpointError(ValueError):
@@ -105,10 +110,7 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, metadata: dict) -
         for name, tensor in model.state_dict().items()
     }
     metadata = json.loads(json.dumps(metadata))  # a string held twice would be written once
-    content = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION}
-    buffer = io.BytesIO()
-    torch.save(content | {"metadata": metadata, "weights": weights}, buffer)
-    write_atomically(path, buffer.getvalue())
+    save_sealed(path, CHECKPOINT_FORMAT, {"metadata": metadata, "weights": weights})
 
 
 def load_checkpoint(
@@ -124,22 +126,13 @@ def load_checkpoint(
         CheckpointError: (a ValueError) the file is damaged, of another network, or no checkpoint.
         ValueError: there is no such device.
     """
-    try:
-        file = io.BytesIO(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such checkpoint; python train.py makes one") from None
     remedy = "python train.py makes a new one"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the one line below says it all
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # half a dozen types, depending on what the file is instead
-        raise CheckpointError(f"{path}: damaged, or not a PyTorch checkpoint; {remedy}") from error
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this project; {remedy}")
-    if content.get("version") != CHECKPOINT_VERSION:
-        version = f"has format {content.get('version')}, this code reads {CHECKPOINT_VERSION}"
-        raise CheckpointError(f"{path}: {version}; {remedy}")
+        content = load_sealed(path, CHECKPOINT_FORMAT)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such checkpoint; python train.py makes one") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {remedy}") from error.__cause__
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
         model = MNISTClassifier()
     try:
@@ -147,10 +140,52 @@ def load_checkpoint(
         metadata = dict(content["metadata"])
     except Exception as error:  # other names, other shapes, no dict at all
         raise CheckpointError(f"{path}: its weights do not fit this network; {remedy}") from error
+    if not all(tensor.isfinite().all() for tensor in model.parameters()):
+        raise CheckpointError(f"{path}: some of its weights are not finite; {remedy}")
     try:
         return model.to(device).eval(), metadata
     except (RuntimeError, AssertionError):
         raise ValueError(f"there is no device {str(device)!r} here; use cpu") from None
+
+
+def save_sealed(path: str | os.PathLike, format: str, content: dict) -> None:
+    """Write tensors and plain values to a file that torch.load reads, sealed with its SHA-256.
+
+    torch.load checks no digest: a flipped bit would load as another weight. The digest is the
+    comment of the zip archive that a PyTorch file is. Raises OSError if it can't be written.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": format, "version": FORMAT_VERSION, **content}, buffer)
+    archive = buffer.getvalue()[:-2] + struct.pack("<H", SEAL_SIZE)  # the comment's length
+    write_atomically(path, archive + hashlib.sha256(archive).hexdigest().encode())
+
+
+def load_sealed(path: str | os.PathLike, format: str) -> dict:
+    """Read what `save_sealed` wrote.
+
+    Raises CheckpointError if it is damaged, carries code, or is of another format or version;
+    OSError if it can't be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(MAX_FILE_SIZE + 1)
+    archive, seal = data[:-SEAL_SIZE], data[-SEAL_SIZE:]
+    if len(data) > MAX_FILE_SIZE or hashlib.sha256(archive).hexdigest().encode() != seal:
+        raise CheckpointError(f"{path}: damaged, or not a file of this project")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as entries:
+            # What PyTorch writes is not compressed: more than there is would be a zip bomb.
+            if sum(entry.file_size for entry in entries.infolist()) > len(data):
+                raise zipfile.BadZipFile("its entries are larger than the file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the one line below says it all
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        found = content["format"], content["version"]
+    except Exception as error:  # half a dozen types, depending on what the file is instead
+        raise CheckpointError(f"{path}: damaged, or not a file of this project") from error
+    if found != (format, FORMAT_VERSION):
+        expected = f"{format!r}, version {FORMAT_VERSION}"
+        raise CheckpointError(f"{path}: it holds {found[0]!r}, version {found[1]}, not {expected}")
+    return content
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:

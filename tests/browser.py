@@ -4,10 +4,8 @@ import contextlib
 import json
 import math
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -36,17 +34,11 @@ def jupyter(app: str, folder: Path, scratch: Path) -> Iterator[tuple[str, str]]:
 
     Yields the addresses of the notebook and of the server's list of kernels.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
     # Nothing of the user's own Jupyter gets in, and nothing of this stays there.
     names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     environment = os.environ | {name: str(scratch / name.lower()) for name in names}
     command = [sys.executable, "-m", "jupyter", app, "--no-browser", "--allow-root"]
-    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
-    command += [f"--IdentityProvider.token={token}", "--LabApp.news_url="]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder}"]
     log = scratch / "jupyter.log"
     with open(log, "wb") as output:
         server = subprocess.Popen(
@@ -56,15 +48,17 @@ def jupyter(app: str, folder: Path, scratch: Path) -> Iterator[tuple[str, str]]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(300):
-            with contextlib.suppress(OSError):
-                urlopen(f"{address}/api/status?token={token}", timeout=5).close()
+            # Jupyter notes the port that it found free, and its token, once it listens.
+            notes = list((scratch / "jupyter_runtime_dir").glob("jpserver-*.json"))
+            if notes or server.poll() is not None:
                 break
-            if server.poll() is not None:
-                raise RuntimeError(f"jupyter {app} ended:\n{log.read_text()}")
             time.sleep(0.2)
+        if not notes:
+            raise RuntimeError(f"jupyter {app} did not start:\n{log.read_text()}")
+        note = json.loads(notes[0].read_text())
+        address, token = f"http://127.0.0.1:{note['port']}", note["token"]
         view = "lab/tree" if app == "lab" else "notebooks"
         notebook = f"{address}/{view}/{NOTEBOOK.name}?token={token}"
         yield notebook, f"{address}/api/kernels?token={token}"
@@ -93,7 +87,7 @@ def run_notebook(app: str, scratch: Path) -> Iterator[Page]:
             page.goto(address)
             page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
             while not any(kernel["connections"] for kernel in json.load(urlopen(kernels))):
-                page.wait_for_timeout(100)
+                page.wait_for_timeout(200)
             page.wait_for_timeout(1000)  # what is run before page and kernel have met is lost
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

@@ -126,3 +126,10 @@ def test_an_uploaded_picture_is_explained(page, tmp_path):
     answers.wait_for()
     PICTURES.mkdir(parents=True, exist_ok=True)
     answers.screenshot(path=PICTURES / f"{page.app}-upload.png")
+
+
+def test_an_answer_that_comes_after_clear_is_dropped(page):
+    draw(page, STROKES[3])
+    page.locator(".digit-canvas .clear").click()  # before Python has answered
+    page.wait_for_timeout(1500)
+    assert answer(page).split() == ["?", "draw", "a", "digit"]

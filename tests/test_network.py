@@ -1,8 +1,14 @@
 """model.py: the network, the pixel contract, and the checkpoint file."""
 
+import hashlib
 import io
 import pickle
+import struct
+import subprocess
+import sys
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -10,6 +16,8 @@ import torch.nn.functional as F
 
 import model as model_module
 from model import (
+    FORMAT_VERSION,
+    SEAL_SIZE,
     CheckpointError,
     MNISTClassifier,
     load_checkpoint,
@@ -17,6 +25,7 @@ from model import (
     save_checkpoint,
     write_atomically,
 )
+from train import PROJECT_DIR
 
 
 def test_the_architecture_is_exact():
@@ -154,27 +163,44 @@ def saved(content) -> bytes:
     return buffer.getvalue()
 
 
-def other_network() -> bytes:
-    content = {"format": "mnist-classifier", "version": 1, "metadata": {}}
-    return saved(content | {"weights": nn.Linear(784, 10).state_dict()})
+def sealed(content) -> bytes:
+    """Return what save_sealed writes, for contents that it would never be given."""
+    archive = saved(content)[:-2] + struct.pack("<H", SEAL_SIZE)
+    return archive + hashlib.sha256(archive).hexdigest().encode()
 
 
-def other_shapes() -> bytes:
-    weights = MNISTClassifier().state_dict() | {"fc2.weight": torch.zeros(11, 128)}
-    content = {"format": "mnist-classifier", "version": 1, "metadata": {}}
-    return saved(content | {"weights": weights})
+OURS = {"format": "mnist-classifier", "version": FORMAT_VERSION, "metadata": {}}
+
+
+def with_weights(**changes) -> bytes:
+    return sealed(OURS | {"weights": MNISTClassifier().state_dict() | changes})
+
+
+def zip_bomb() -> bytes:
+    """A checkpoint whose weights are 400 MB of zeros, deflated to 400 kB."""
+    source = io.BytesIO(saved(OURS | {"weights": {"fc2.bias": torch.zeros(10)}}))
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            data = bytes(400_000_000) if "/data/" in entry.filename else old.read(entry)
+            new.writestr(entry.filename, data)
+    archive = bomb.getvalue()[:-2] + struct.pack("<H", SEAL_SIZE)
+    return archive + hashlib.sha256(archive).hexdigest().encode()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged, or not a PyTorch checkpoint"),
-        (b"hello", "damaged, or not a PyTorch checkpoint"),
-        (saved(nn.Linear(2, 2).state_dict()), "not a checkpoint of this project"),
-        (saved([1, 2]), "not a checkpoint of this project"),
-        (saved({"format": "mnist-classifier", "version": 99}), "has format 99"),
-        (other_network(), "do not fit this network"),
-        (other_shapes(), "do not fit this network"),
+        (b"", "damaged, or not a file of this project"),
+        (b"hello", "damaged, or not a file of this project"),
+        (saved(nn.Linear(2, 2).state_dict()), "damaged, or not a file of this project"),
+        (sealed([1, 2]), "damaged, or not a file of this project"),
+        (sealed(OURS | {"version": 99}), "version 99, not"),
+        (sealed(OURS | {"format": "another"}), "it holds 'another'"),
+        (sealed(OURS | {"weights": nn.Linear(784, 10).state_dict()}), "do not fit this network"),
+        (with_weights(**{"fc2.weight": torch.zeros(11, 128)}), "do not fit this network"),
+        (with_weights(**{"fc1.bias": torch.full((128,), torch.nan)}), "are not finite"),
+        (with_weights(**{"fc2.bias": torch.full((10,), torch.inf)}), "are not finite"),
     ],
 )
 def test_what_is_no_checkpoint_of_ours_is_refused_in_one_line(tmp_path, content, message):
@@ -189,20 +215,45 @@ def test_what_is_no_checkpoint_of_ours_is_refused_in_one_line(tmp_path, content,
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.999])
-def test_a_truncated_checkpoint_is_refused(tmp_path, share):
+def test_a_checkpoint_truncated_anywhere_is_refused(tmp_path):
     save_checkpoint(tmp_path / "a.pt", MNISTClassifier(), {})
     content = (tmp_path / "a.pt").read_bytes()
-    (tmp_path / "a.pt").write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_checkpoint(tmp_path / "a.pt")
+    for size in [*range(0, len(content), 4096), len(content) - 1]:
+        (tmp_path / "a.pt").write_bytes(content[:size])
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("write", [pickle.dumps, saved])
+def test_a_checkpoint_with_any_byte_altered_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", MNISTClassifier(), {"a": "b"})
+    content = (tmp_path / "a.pt").read_bytes()
+    random = np.random.default_rng(0)
+    for place in random.integers(0, len(content), 300):
+        altered = bytearray(content)
+        altered[place] ^= random.integers(1, 256)
+        (tmp_path / "a.pt").write_bytes(altered)
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    (tmp_path / "bomb.pt").write_bytes(zip_bomb())
+    code = (
+        "import resource, sys, model\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    model.load_checkpoint(sys.argv[1])\n"
+        "except model.CheckpointError:\n"
+        "    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "bomb.pt")]
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True)
+    assert int(done.stdout) < 100, done.stderr  # MB
+
+
+@pytest.mark.parametrize("write", [pickle.dumps, saved, sealed])
 def test_code_in_a_checkpoint_never_runs(tmp_path, write):
     proof = tmp_path / "the code ran"
-    content = {"format": "mnist-classifier", "version": 1, "metadata": RunsCode(proof)}
-    (tmp_path / "bad.pt").write_bytes(write(content))
+    (tmp_path / "bad.pt").write_bytes(write(OURS | {"metadata": RunsCode(proof)}))
     with pytest.raises(CheckpointError):
         load_checkpoint(tmp_path / "bad.pt")
     assert not proof.exists()
