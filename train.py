@@ -28,13 +28,16 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from model import (
@@ -297,6 +300,8 @@ def train(
     settings: Settings | None = None,
     quiet: bool = False,
     watch: Callable[[int, int, list[dict]], None] | None = None,
+    save: Callable[[dict], None] | None = None,
+    state: dict | None = None,
 ) -> tuple[MNISTClassifier, dict]:
     """Train a new network, and evaluate it on the test digits after each epoch.
 
@@ -310,6 +315,9 @@ def train(
         quiet: print nothing.
         watch: called after each step and each epoch with the number of steps done, the number
             of all steps, and the history's rows so far, to show the run as it goes.
+        save: called after each epoch with all that is needed to continue from there: a dict of
+            tensors and plain values.
+        state: such a dict. The run continues from there, to the very same weights.
 
     Returns:
         The network, in evaluation mode, and the history, a dict of plain values, where
@@ -323,9 +331,13 @@ def train(
     if settings.device == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.deterministic = True  # the same seed, the same weights: on a GPU too
-    torch.manual_seed(settings.seed)  # for the initial weights and dropout
-    generator = torch.Generator(settings.device).manual_seed(settings.seed)  # for all the rest
+    rank, n_processes = process_rank()
+    seed = settings.seed + rank
+    torch.manual_seed(seed)  # for the initial weights and dropout
+    generator = torch.Generator(settings.device).manual_seed(seed)  # for all the rest
     model = MNISTClassifier().to(settings.device, memory_format=torch.channels_last)
+    # Gives every process the weights of the first, and averages the gradients.
+    network = DistributedDataParallel(model) if n_processes > 1 else model
     average = copy.deepcopy(model).eval()
     optimizer = make_optimizer(model, settings)
     train_digits = Digits(*(tensor.to(settings.device) for tensor in train_digits))
@@ -339,6 +351,11 @@ def train(
         "versions": versions(),
         "epochs": [],
     }
+    if n_processes > 1:
+        history["processes"] = n_processes
+    if state:
+        restore(state, model, average, optimizer, generator)
+        history["epochs"] += state["history"]["epochs"]
     if not quiet:
         print_settings(settings, history, model)
     steps = settings.epochs * math.ceil(len(train_digits.labels) / settings.batch_size)
@@ -348,18 +365,28 @@ def train(
             watch(step, steps, history["epochs"])
 
     try:
-        for epoch in range(1, settings.epochs + 1):
+        for epoch in range(len(history["epochs"]) + 1, settings.epochs + 1):
             started = time.perf_counter()
             row = {"epoch": epoch} | train_one_epoch(
-                model, average, optimizer, train_digits, settings, epoch, generator, quiet, on_step
+                network,
+                average,
+                optimizer,
+                train_digits,
+                settings,
+                epoch,
+                generator,
+                quiet,
+                on_step,
             )
-            loss, accuracy, misses, _ = evaluate(average, test_digits)
+            loss, accuracy, misses = evaluate_together(average, test_digits)
             row |= {"test_loss": loss, "test_accuracy": accuracy, "misses": misses}
             row["seconds"] = time.perf_counter() - started
             history["epochs"].append(row)
             if not quiet:
                 print_epoch(row, settings.epochs)
             on_step(epoch * steps // settings.epochs)
+            if save:
+                save(snapshot(model, average, optimizer, generator, history))
     except KeyboardInterrupt:
         raise TrainingInterrupted(average, history) from None
     return average, history
@@ -410,7 +437,11 @@ def train_one_epoch(
     started = time.perf_counter()
     model.train()
     n, device = len(digits.labels), digits.labels.device
-    batches = torch.randperm(n, generator=generator, device=device).split(settings.batch_size)
+    order = torch.randperm(n, generator=generator, device=device)
+    rank, n_processes = process_rank()
+    if n_processes > 1:
+        dist.broadcast(order, src=0)
+    batches = order.split(settings.batch_size)
     total_loss = torch.zeros((), device=device)
     # None shows the bar on a terminal only.
     bar = tqdm(batches, unit="batch", leave=False, disable=True if quiet else None)
@@ -418,14 +449,18 @@ def train_one_epoch(
         rate = settings.learning_rate * schedule(step / (settings.epochs * len(batches)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        images, labels = digits.images[batch], digits.labels[batch]
+        mine = batch[rank::n_processes]  # this process's share of the batch
+        images, labels = digits.images[mine], digits.labels[mine]
         if settings.augment:
             images = augment(images, generator)
-        loss = training_step(model, optimizer, normalize(images), labels, settings.precision)
+        total_loss += training_step(  # no .item() here: it would wait for a GPU
+            model, optimizer, normalize(images), labels, settings.precision, len(batch)
+        )
         update_average(average, model, step)
-        total_loss += loss * len(batch)  # no .item() here: it would wait for a GPU
         if on_step:
             on_step(step)
+    if n_processes > 1:
+        dist.all_reduce(total_loss)
     mean_loss = total_loss.item() / n
     if not math.isfinite(mean_loss):
         raise ValueError(f"the loss became {mean_loss} in epoch {epoch}; lower the learning rate")
@@ -439,14 +474,19 @@ def training_step(
     images: torch.Tensor,  # (N, 1, 28, 28), normalized
     labels: torch.Tensor,  # (N,)
     precision: str,
+    batch_size: int,
 ) -> torch.Tensor:
-    """Take one step down the gradient of one batch; return its mean loss."""
+    """Take one step down the gradient of the mean loss of a batch; return its total loss.
+
+    Of several processes each has a share of the batch, which may be empty.
+    """
     mixed = precision == "bfloat16"
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
         logits = model(images)  # (N, 10)
-    loss = F.cross_entropy(logits.float(), labels)
+    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
     optimizer.zero_grad()
-    loss.backward()
+    # DistributedDataParallel takes the mean over the processes, where the sum is wanted.
+    (loss * (process_rank()[1] / batch_size)).backward()
     optimizer.step()
     return loss.detach()
 
@@ -479,6 +519,77 @@ def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
         misses=misses,
         probabilities=logits.softmax(dim=1).cpu(),
     )
+
+
+def evaluate_together(model: nn.Module, digits: Digits) -> tuple[float, float, int]:
+    """Return loss, accuracy and misses as `evaluate` does, each process reading its share.
+
+    The shares are made of the same slices, so that every digit gets the same answer.
+    """
+    rank, n_processes = process_rank()
+    if n_processes == 1:
+        return evaluate(model, digits)[:3]
+    n, device = len(digits.labels), digits.labels.device
+    slices = torch.arange(n, device=device).split(EVALUATION_BATCH)[rank::n_processes]
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the losses, and of misses
+    if slices:
+        share = torch.cat(slices)
+        mine = evaluate(model, Digits(digits.images[share], digits.labels[share]))
+        sums += torch.tensor([mine.loss * len(share), mine.misses], device=device)
+    dist.all_reduce(sums)
+    loss, misses = sums.tolist()
+    return loss / n, 1 - round(misses) / n, round(misses)
+
+
+def snapshot(
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    history: dict,
+) -> dict:
+    """Return all that a run needs to continue from here, in all its processes."""
+    device = next(model.parameters()).device
+    ours = [generator.get_state(), random_module(device).get_rng_state()]
+    states = []  # of each generator, a row for each process
+    for state in ours:
+        rows = [state.to(device) for _ in range(process_rank()[1])]
+        if len(rows) > 1:
+            dist.all_gather(rows, state.to(device))
+        states.append(torch.stack(rows).cpu())
+    return {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generators": states,
+        "history": copy.deepcopy(history),
+    }
+
+
+def restore(
+    state: dict,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    """Put everything back as `snapshot` found it."""
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    ours, default = (rows[process_rank()[0]].clone() for rows in state["generators"])
+    generator.set_state(ours)
+    random_module(next(model.parameters()).device).set_rng_state(default)
+
+
+def random_module(device: torch.device) -> ModuleType:
+    """Return the module that has the state of the generator that dropout draws from."""
+    return torch if device.type == "cpu" else torch.get_device_module(device)
+
+
+def process_rank() -> tuple[int, int]:
+    """Return which process this is, and of how many: 0 of 1, unless torchrun started it."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def versions() -> dict[str, str]:

@@ -49,15 +49,16 @@ def jupyter(app: str, folder: Path, scratch: Path) -> Iterator[tuple[str, str]]:
             start_new_session=True,
         )
     try:
+        note = None  # in which Jupyter says, once it listens, at what port, and its token
         for _ in range(300):
-            # Jupyter notes the port that it found free, and its token, once it listens.
-            notes = list((scratch / "jupyter_runtime_dir").glob("jpserver-*.json"))
-            if notes or server.poll() is not None:
+            with contextlib.suppress(StopIteration, ValueError):
+                notes = (scratch / "jupyter_runtime_dir").glob("jpserver-*.json")
+                note = json.loads(next(notes).read_text())
+            if note or server.poll() is not None:
                 break
             time.sleep(0.2)
-        if not notes:
+        if not note:
             raise RuntimeError(f"jupyter {app} did not start:\n{log.read_text()}")
-        note = json.loads(notes[0].read_text())
         address, token = f"http://127.0.0.1:{note['port']}", note["token"]
         view = "lab/tree" if app == "lab" else "notebooks"
         notebook = f"{address}/{view}/{NOTEBOOK.name}?token={token}"
