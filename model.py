@@ -128,7 +128,8 @@ def load_checkpoint(
     """
     remedy = "python train.py makes a new one"
     try:
-        content = load_sealed(path, CHECKPOINT_FORMAT)
+        with open(path, "rb") as file:
+            content = unseal(file.read(MAX_FILE_SIZE + 1), path, CHECKPOINT_FORMAT)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such checkpoint; python train.py makes one") from None
     except CheckpointError as error:
@@ -160,14 +161,12 @@ def save_sealed(path: str | os.PathLike, format: str, content: dict) -> None:
     write_atomically(path, archive + hashlib.sha256(archive).hexdigest().encode())
 
 
-def load_sealed(path: str | os.PathLike, format: str) -> dict:
-    """Read what `save_sealed` wrote.
+def unseal(data: bytes, path: str | os.PathLike, format: str) -> dict:
+    """Read the content of a file that `save_sealed` wrote.
 
-    Raises CheckpointError if it is damaged, carries code, or is of another format or version;
-    OSError if it can't be read.
+    Raises CheckpointError, with its path, if it is damaged, carries code, or is of another
+    format or version.
     """
-    with open(path, "rb") as file:
-        data = file.read(MAX_FILE_SIZE + 1)
     archive, seal = data[:-SEAL_SIZE], data[-SEAL_SIZE:]
     if len(data) > MAX_FILE_SIZE or hashlib.sha256(archive).hexdigest().encode() != seal:
         raise CheckpointError(f"{path}: damaged, or not a file of this project")

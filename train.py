@@ -9,6 +9,7 @@ no transforms of single images.
 """
 
 import argparse
+import contextlib
 import copy
 import ctypes
 import dataclasses
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -35,6 +36,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch.nn.parallel import DistributedDataParallel
@@ -44,8 +46,11 @@ from model import (
     IMAGE_SIZE,
     NUM_CLASSES,
     MNISTClassifier,
+    load_checkpoint,
     normalize,
     save_checkpoint,
+    save_sealed,
+    unseal,
     write_atomically,
 )
 
@@ -235,7 +240,9 @@ def choose_device(name: str) -> str:
     """Return the name of a device that this machine has; "auto" prefers an accelerator."""
     if name == "auto":
         available = torch.accelerator.is_available()
-        return torch.accelerator.current_accelerator().type if available else "cpu"
+        name = torch.accelerator.current_accelerator().type if available else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a process for each GPU
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError):
@@ -347,12 +354,11 @@ def train(
         "train_digits": len(train_digits.labels),
         "test_digits": len(test_digits.labels),
         "settings": dataclasses.asdict(settings),
+        "processes": n_processes,
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "epochs": [],
     }
-    if n_processes > 1:
-        history["processes"] = n_processes
     if state:
         restore(state, model, average, optimizer, generator)
         history["epochs"] += state["history"]["epochs"]
@@ -587,6 +593,38 @@ def random_module(device: torch.device) -> ModuleType:
     return torch if device.type == "cpu" else torch.get_device_module(device)
 
 
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Join the other processes, if torchrun started this one as one of several."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def broadcast(content: bytes, device: str) -> bytes:
+    """Return the bytes that the first process has."""
+    size = torch.tensor(len(content), device=device)
+    dist.broadcast(size, src=0)
+    buffer = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    if content:
+        buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
+    if size:
+        dist.broadcast(buffer, src=0)
+    return buffer.cpu().numpy().tobytes()
+
+
+def speaks() -> bool:
+    """Whether this process is the one, of those that torchrun started, that says what is wrong."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def process_rank() -> tuple[int, int]:
     """Return which process this is, and of how many: 0 of 1, unless torchrun started it."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -602,6 +640,7 @@ def versions() -> dict[str, str]:
 def print_settings(settings: Settings, history: dict, model: nn.Module) -> None:
     """Say in plain words what is about to happen."""
     threads = f", {history['threads']} threads" if settings.device == "cpu" else ""
+    threads += f", {history['processes']} processes" if history["processes"] > 1 else ""
     mixed = " (mixed: weights stay float32)" if settings.precision == "bfloat16" else ""
     n_train, n_test = history["train_digits"], history["test_digits"]
     print(
@@ -709,6 +748,7 @@ def save_figure(path: Path, figure: Figure, data_name: str) -> None:
 # ---- Command line ------------------------------------------------------------------------
 
 DRY_RUN_BATCHES = 3
+STATE_FORMAT = "mnist-classifier training state"
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Settings]:
@@ -719,7 +759,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Setting
         allow_abbrev=False,
     )
     # argparse would print the whole usage first.
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    prefix = f"{parser.prog}: error:"
+    parser.error = lambda message: parser.exit(2, f"{prefix} {message}\n" if speaks() else None)
     data_dir, output_dir = PROJECT_DIR / "data", PROJECT_DIR / "outputs"
     add, default = parser.add_argument, Settings
     add("--epochs", type=int, default=default.epochs, help="times to show every training digit")
@@ -736,6 +777,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Setting
     add("--device", default=default.device, help="auto, cpu, cuda, cuda:1, mps or xpu")
     add("--precision", default=default.precision, help="auto, float32 or bfloat16")
     add("--no-augment", dest="augment", action="store_false", help="show the digits undistorted")
+    add("--resume", action="store_true", help="go on after the last finished epoch")
     add("--dry-run", action="store_true", help="a few batches of everything; writes all files")
     arguments = parser.parse_args(argv)
     try:
@@ -750,7 +792,7 @@ def check_output_dir(output_dir: Path) -> None:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         probe = output_dir / ".probe"
-        write_atomically(probe, bytes(4 << 20))  # more than a run writes
+        write_atomically(probe, bytes(16 << 20))  # more than a run writes
         probe.unlink()
     except OSError as error:
         raise OSError(
@@ -758,11 +800,44 @@ def check_output_dir(output_dir: Path) -> None:
         ) from error
 
 
-def load_data(data_dir: Path, sample: bool) -> tuple[str, Digits, Digits]:
+def lock_output_dir(output_dir: Path) -> FileLock:
+    """Keep other runs out of the folder until this process ends, and clear up after dead ones."""
+    lock = FileLock(output_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remedy = "wait for it, or choose another --output-dir"
+        raise BlockingIOError(f"{output_dir}: another train.py writes there; {remedy}") from None
+    for unfinished in output_dir.glob(f".{'[0-9a-f]' * 16}.tmp"):
+        unfinished.unlink(missing_ok=True)
+    return lock
+
+
+def load_data(data_dir: Path, sample: bool, device: str) -> tuple[str, Digits, Digits]:
     """Return the name of the data, the training digits and the test digits.
 
-    Where MNIST can't be had, the bundled sample stands in for it, with a warning.
+    Of several processes the first decides what the data are, and the first on each other
+    machine downloads them there.
     """
+    rank, n_processes = process_rank()
+    if n_processes == 1:
+        return load_data_alone(data_dir, sample)
+    digits = load_data_alone(data_dir, sample) if rank == 0 else ("", None, None)
+    name = broadcast(digits[0].encode(), device).decode()
+    downloads = os.environ["LOCAL_RANK"] == "0"
+    for turn in (True, False):  # the others on a machine wait for the one that downloads
+        if rank > 0 and turn == downloads:
+            splits = (True, False)
+            if name == "MNIST":
+                digits = name, *(load_mnist(data_dir, train, turn) for train in splits)
+            else:
+                digits = name, *(load_sample(train) for train in splits)
+        dist.barrier()
+    return digits
+
+
+def load_data_alone(data_dir: Path, sample: bool) -> tuple[str, Digits, Digits]:
+    """Load the data as the only, or the first, process."""
     name = "bundled sample of MNIST"
     if not sample:
         try:
@@ -781,7 +856,7 @@ def save_results(
     output_dir: Path, data_name: str, model: MNISTClassifier, history: dict, test_digits: Digits
 ) -> None:
     """Write the checkpoint, the history and the plots."""
-    save_checkpoint(output_dir / "mnist_cnn.pt", model, describe(data_name, history))
+    metadata = describe(data_name, history)
     history = {"data": data_name, **history}
     write_atomically(output_dir / "history.json", json.dumps(history, indent=1).encode())
     probabilities = evaluate(model, test_digits).probabilities
@@ -789,6 +864,7 @@ def save_results(
     save_figure(output_dir / "history.png", plot_history(history["epochs"]), data_name)
     save_figure(output_dir / "confusion_matrix.png", confusion_matrix, data_name)
     save_figure(output_dir / "mistakes.png", plot_mistakes(test_digits, probabilities), data_name)
+    save_checkpoint(output_dir / "mnist_cnn.pt", model, metadata)  # last: then all is written
 
 
 def describe(data_name: str, history: dict) -> dict:
@@ -802,51 +878,132 @@ def describe(data_name: str, history: dict) -> dict:
     return metadata
 
 
+def load_state(path: Path, data_name: str, settings: Settings) -> dict | None:
+    """Read the state that a run left, or None; of several processes the first reads it for all.
+
+    Raises ValueError if it is damaged, or of a run with other settings.
+    """
+    first = process_rank()[0] == 0
+    content = b"+" + path.read_bytes() if first and path.exists() else b""
+    if process_rank()[1] > 1:
+        content = broadcast(content, settings.device)
+    if not content:
+        return None
+    state = unseal(content[1:], path, STATE_FORMAT)
+    history = state["history"]
+    there = {"data": state["data"], **history["settings"], "processes": history["processes"]}
+    here = {"data": data_name, **dataclasses.asdict(settings), "processes": process_rank()[1]}
+    if others := differences(there, here):
+        remedy = "give the same settings, or leave out --resume to start afresh"
+        raise ValueError(f"{path}: of a run with other settings: {others}; {remedy}")
+    there = {"threads": history["threads"], **history["versions"]}
+    others = differences(there, {"threads": torch.get_num_threads(), **versions()})
+    if first and others:
+        print(f"WARNING: the last bits of the weights may differ: {others}", file=sys.stderr)
+    return state
+
+
+def differences(there: dict, here: dict) -> str:
+    """Name the values that differ between a state that was saved and this run."""
+    names = [name for name in here if there.get(name) != here[name]]
+    return ", ".join(f"{name} {there.get(name)} in the state, {here[name]} here" for name in names)
+
+
+def is_saved(checkpoint: Path, metadata: dict) -> bool:
+    """Whether a checkpoint is there already, and says the same of itself."""
+    try:
+        return load_checkpoint(checkpoint)[1] == metadata
+    except (OSError, ValueError):
+        return False
+
+
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Load, train, evaluate, plot and save; return the exit code."""
     started = time.perf_counter()
-    checkpoint = arguments.output_dir / "mnist_cnn.pt"
-    check_output_dir(arguments.output_dir)
-    data_name, train_digits, test_digits = load_data(arguments.data_dir, arguments.sample)
+    first = process_rank()[0] == 0  # of several processes, the one that writes and speaks
+    output_dir = arguments.output_dir
+    checkpoint, state_path = output_dir / "mnist_cnn.pt", output_dir / "training_state.pt"
+    lock = None
+    if first:
+        check_output_dir(output_dir)
+        lock = lock_output_dir(output_dir)
+    data_name, *digits = load_data(arguments.data_dir, arguments.sample, settings.device)
     if arguments.dry_run:
         data_name = f"dry run on a few digits of: {data_name}"
         settings.epochs = min(settings.epochs, 2)
-        n = DRY_RUN_BATCHES * settings.batch_size
-        train_digits = Digits(*(tensor[:n] for tensor in train_digits))
-        test_digits = Digits(*(tensor[:EVALUATION_BATCH] for tensor in test_digits))
-    print(f"data        {data_name}")
+        sizes = (DRY_RUN_BATCHES * settings.batch_size, EVALUATION_BATCH)
+        digits = [Digits(*(x[:n] for x in split)) for split, n in zip(digits, sizes, strict=True)]
+    train_digits, test_digits = digits
+    if first:
+        print(f"data        {data_name}")
+    state = load_state(state_path, data_name, settings) if arguments.resume else None
+    n_finished = len(state["history"]["epochs"]) if state else 0
+    if n_finished == settings.epochs and is_saved(
+        checkpoint, describe(data_name, state["history"])
+    ):
+        if first:
+            print(f"finished already: model, history and plots are in {output_dir}")
+        return 0
+    if first and arguments.resume:
+        absent = f"nothing to resume: no {state_path}; starting afresh"
+        print(f"resuming after epoch {n_finished} of {settings.epochs}" if state else absent)
+
+    def save(state: dict) -> None:
+        if first:
+            save_sealed(state_path, STATE_FORMAT, {"data": data_name, **state})
+
     try:
-        model, history = train(train_digits, test_digits, settings)
+        model, history = train(
+            train_digits, test_digits, settings, quiet=not first, save=save, state=state
+        )
     except TrainingInterrupted as interrupted:
-        if checkpoint.exists():  # half a training does not replace a whole one
-            checkpoint = checkpoint.with_stem("mnist_cnn_interrupted")
-        save_checkpoint(checkpoint, interrupted.model, describe(data_name, interrupted.history))
-        print(f"\ninterrupted: the weights so far are in {checkpoint}", file=sys.stderr)
+        if first:
+            save_interrupted(checkpoint, data_name, interrupted)
         return 130
-    save_results(arguments.output_dir, data_name, model, history, test_digits)
-    last = history["epochs"][-1]
-    print(
-        f"\n{last['test_accuracy']:.2%} of {len(test_digits.labels):,} test digits read correctly "
-        f"({last['misses']} misses) after {time.perf_counter() - started:.0f} s\n"
-        f"data: {data_name}\n"
-        f"model, history and plots are in {arguments.output_dir}; to read a digit:\n\n"
-        f"    from inference import MNISTPredictor\n"
-        f"    print(MNISTPredictor({str(checkpoint)!r}).predict('digit.png'))"
-    )
+    if first:
+        save_results(output_dir, data_name, model, history, test_digits)
+        last = history["epochs"][-1]
+        print(
+            f"\n{last['test_accuracy']:.2%} of {len(test_digits.labels):,} test digits read "
+            f"correctly ({last['misses']} misses) after {time.perf_counter() - started:.0f} s\n"
+            f"data: {data_name}\n"
+            f"model, history and plots are in {output_dir}; to read a digit:\n\n"
+            f"    from inference import MNISTPredictor\n"
+            f"    print(MNISTPredictor({str(checkpoint)!r}).predict('digit.png'))"
+        )
+        lock.release()
     return 0
+
+
+def save_interrupted(checkpoint: Path, data_name: str, interrupted: TrainingInterrupted) -> None:
+    """Write the weights so far, and say where; half a training does not replace a whole one."""
+    if checkpoint.exists():
+        checkpoint = checkpoint.with_stem("mnist_cnn_interrupted")
+    save_checkpoint(checkpoint, interrupted.model, describe(data_name, interrupted.history))
+    print(
+        f"\ninterrupted: the weights so far are in {checkpoint}; the same command with --resume "
+        f"goes on after epoch {len(interrupted.history['epochs'])}",
+        file=sys.stderr,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments, settings = parse_arguments(argv)
     try:
-        return run(arguments, settings)
+        with process_group(settings.device):
+            return run(arguments, settings)
     except KeyboardInterrupt:
-        print("\ntrain.py: interrupted; nothing was written", file=sys.stderr)
-        return 130
+        code, message = 130, "\ntrain.py: interrupted; nothing was written"
     except (OSError, ValueError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        return 1
+        code, message = 1, f"train.py: error: {error}"
+    except RuntimeError as error:
+        if "RANK" not in os.environ:
+            raise
+        code, message = 1, f"train.py: error: lost the other processes; --resume goes on: {error}"
+    if speaks():
+        print(message, file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
