@@ -559,7 +559,7 @@ def snapshot(
     ours = [generator.get_state(), random_module(device).get_rng_state()]
     states = []  # of each generator, a row for each process
     for state in ours:
-        rows = [state.to(device) for _ in range(process_rank()[1])]
+        rows = [state.to(device, copy=True) for _ in range(process_rank()[1])]
         if len(rows) > 1:
             dist.all_gather(rows, state.to(device))
         states.append(torch.stack(rows).cpu())
@@ -596,12 +596,20 @@ def random_module(device: torch.device) -> ModuleType:
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[None]:
     """Join the other processes, if torchrun started this one as one of several."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    env = os.environ
+    if int(env.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    meeting = {}
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and env["GROUP_WORLD_SIZE"] == "1":
+        # On one machine torchrun keeps its store over a restart, and in it the addresses of
+        # processes that are dead.
+        store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+        store = dist.PrefixStore(env["TORCHELASTIC_RESTART_COUNT"], store)
+        meeting = {"store": store, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", **meeting)
     try:
         yield
     finally:
@@ -1000,7 +1008,9 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         if "RANK" not in os.environ:
             raise
-        code, message = 1, f"train.py: error: lost the other processes; --resume goes on: {error}"
+        reason = str(error).splitlines()[0][:200]
+        message = f"train.py: error: the processes lost each other; --resume goes on ({reason})"
+        code = 1
     if speaks():
         print(message, file=sys.stderr)
     return code

@@ -17,6 +17,12 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason, allow_module_level=True)
 
 
+slow = pytest.mark.skipif(
+    "SLOW" not in os.environ and os.environ.get("CI") != "true",
+    reason="takes long: SLOW=1 python -m pytest runs it",
+)
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder that holds MNIST/raw/ with all 70,000 digits."""

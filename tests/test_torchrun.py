@@ -1,0 +1,159 @@
+"""torchrun train.py: several processes, on one machine or more, train one network.
+
+Runs in CI, and elsewhere with SLOW=1: it takes over a minute.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import slow
+
+from model import load_checkpoint
+from train import PROJECT_DIR, evaluate, load_mnist, load_sample
+
+pytestmark = slow
+SETTINGS = ["--sample", "--epochs", "4"]
+
+
+def torchrun(output_dir, *settings, launch=("--nproc-per-node=2",)) -> subprocess.Popen:
+    """Start a group of processes in a process group of its own, as a shell would."""
+    command = [sys.executable, "-m", "torch.distributed.run", *launch]
+    command += [str(PROJECT_DIR / "train.py"), "--output-dir", str(output_dir), *settings]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def wait_for_line(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} never came: {process.stderr.read()}")
+
+
+def workers(process) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
+
+
+def is_running(pid) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The folder of a run of two processes, and what it printed."""
+    folder = tmp_path_factory.mktemp("two")
+    code, out, err = finish(torchrun(folder, *SETTINGS))
+    assert code == 0, err
+    assert "WARNING" not in out
+    return folder, out
+
+
+def test_two_processes_learn_and_speak_with_one_voice(two_processes):
+    folder, out = two_processes
+    assert "2 processes" in out
+    assert [out.count(f" {epoch}/4 ") for epoch in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    history = json.loads((folder / "history.json").read_text())
+    assert history["processes"] == 2
+    assert history["epochs"][-1]["test_accuracy"] > 0.94  # one process: 96%
+    names = {"mnist_cnn.pt", "training_state.pt", "history.json", "history.png"}
+    names |= {"confusion_matrix.png", "mistakes.png"}
+    assert {path.name for path in folder.iterdir() if path.name != ".lock"} == names
+
+
+def test_shared_evaluation_counts_the_misses_of_one_process(two_processes):
+    folder, _ = two_processes
+    model, metadata = load_checkpoint(folder / "mnist_cnn.pt")
+    alone = evaluate(model, load_sample(train=False))
+    assert metadata["result"]["misses"] == alone.misses
+    assert metadata["result"]["test_loss"] == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_three_processes_share_a_batch_smaller_than_they_are(tmp_path, mnist_dir):
+    """200 steps on batches of two: one process always has nothing to do."""
+    settings = ["--data-dir", str(mnist_dir), "--dry-run", "--epochs", "1", "--batch-size", "2"]
+    code, _, err = finish(torchrun(tmp_path, *settings, launch=["--nproc-per-node=3"]))
+    assert code == 0, err
+    model, metadata = load_checkpoint(tmp_path / "mnist_cnn.pt")
+    digits = load_mnist(mnist_dir, train=False)
+    shown = type(digits)(digits.images[:250], digits.labels[:250])
+    assert metadata["result"]["misses"] == evaluate(model, shown).misses
+
+
+def test_two_nodes_meet_and_train(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=digits"]
+    launch += [f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]
+    folders = [tmp_path / "one", tmp_path / "other"]  # as on machines that share no disk
+    nodes = [torchrun(folder, *SETTINGS, launch=launch) for folder in folders]
+    results = [finish(node) for node in nodes]
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert sorted(folder.exists() for folder in folders) == [False, True]  # the first one writes
+    [folder] = [folder for folder in folders if folder.exists()]
+    assert load_checkpoint(folder / "mnist_cnn.pt")[1]["result"]["test_accuracy"] > 0.94
+
+
+def test_a_group_that_lost_a_process_is_restarted_and_resumes(tmp_path, two_processes):
+    """To the very same bytes."""
+    launch = ["--nproc-per-node=2", "--max-restarts=2"]
+    process = torchrun(tmp_path, *SETTINGS, "--resume", launch=launch)
+    wait_for_line(process, " 2/4 ")
+    os.kill(workers(process)[1], signal.SIGKILL)
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert "resuming after epoch" in out
+    expected = two_processes[0] / "mnist_cnn.pt"
+    assert (tmp_path / "mnist_cnn.pt").read_bytes() == expected.read_bytes()
+
+
+def test_a_killed_process_ends_the_whole_group_with_one_message(tmp_path):
+    process = torchrun(tmp_path, *SETTINGS, "--epochs", "500")
+    wait_for_line(process, " 2/500 ")
+    pids = workers(process)
+    os.kill(pids[1], signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 1
+    assert err.count("train.py: error:") <= 1  # torchrun may end the first process before it
+    assert not any(is_running(pid) for pid in pids)
+    assert err.count("Traceback") <= 1  # torchrun's own
+
+
+def test_ctrl_c_ends_the_whole_group_with_one_message(tmp_path):
+    process = torchrun(tmp_path, *SETTINGS, "--epochs", "500")
+    wait_for_line(process, " 2/500 ")
+    pids = workers(process)
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finish(process)
+    assert code != 0
+    assert err.count("interrupted: the weights so far are in") == 1, err
+    assert not any(is_running(pid) for pid in pids)
+    load_checkpoint(tmp_path / "mnist_cnn.pt")
+    assert (tmp_path / "training_state.pt").exists()
+
+
+def test_bad_settings_are_refused_by_one_process(tmp_path):
+    code, _, err = finish(torchrun(tmp_path, "--epochs", "0"))
+    assert code != 0
+    assert err.count("train.py: error: epochs must be at least 1, not 0") == 1
