@@ -10,6 +10,7 @@ drawing look like one: decode it, find the ink, draw it anew in MNIST's geometry
 """
 
 import argparse
+import functools
 import glob
 import io
 import itertools
@@ -17,7 +18,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -46,6 +47,8 @@ LEAST_CONTRAST = 0.06  # between ink and paper, of the whole range
 BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST
 STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within
 FINE = 5  # times the resolution of MNIST at which strokes are drawn
+
+SHARE = (("RANK", 0), ("WORLD_SIZE", 1))  # as torchrun tells each process
 
 ImageLike = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 
@@ -80,6 +83,7 @@ class MNISTPredictor:
         checkpoint: str | os.PathLike = SHIPPED_WEIGHTS,
         device: str | torch.device = "cpu",
     ) -> None:
+        survive_forks()
         model, self.metadata = load_checkpoint(checkpoint, device)
         self.model = model.to(memory_format=torch.channels_last)
         self.device = torch.device(device)
@@ -145,6 +149,16 @@ class MNISTPredictor:
             if is_mnist_like(pixels.astype(np.float32) / 255).all():
                 return normalize(torch.from_numpy(pixels))
         return torch.stack([self.preprocess(image) for image in batch])
+
+
+@functools.cache
+def survive_forks() -> None:
+    """Let child processes made by fork compute on one thread.
+
+    They have the parent's pool of threads without its threads, and would wait for them forever.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:
@@ -604,19 +618,40 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
 # ---- Command line ------------------------------------------------------------------------
 
 
-def find_images(arguments: list[str]) -> list[str]:
-    """Replace folders by the images in them, and patterns by the files that match."""
-    paths = []
+def find_images(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield images one by one: files, those that match patterns, and those in folders."""
     for argument in arguments:
         if os.path.isdir(argument):
-            known = Image.registered_extensions()
-            files = sorted(path for path in Path(argument).rglob("*") if path.is_file())
-            paths += [str(path) for path in files if path.suffix.lower() in known] or [argument]
+            found = images_below(argument)
         elif not os.path.exists(argument) and glob.has_magic(argument):
-            paths += sorted(glob.glob(argument, recursive=True)) or [argument]
+            found = iter(sorted(glob.glob(argument, recursive=True)))
         else:
-            paths.append(argument)
-    return paths
+            found = iter(())
+        yield next(found, argument)  # where nothing is found, reading it says why
+        yield from found
+
+
+def images_below(folder: str) -> Iterator[str]:
+    """Yield the images in a folder and its folders, in an order that is always the same."""
+    known = Image.registered_extensions()
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in known:
+                yield os.path.join(parent, name)
+
+
+def read_list(path: str) -> Iterator[str]:
+    """Yield the paths in a file that has one in each line."""
+    with open(path, "rb") as file:
+        for line in file:
+            if name := line.rstrip(b"\r\n"):
+                yield os.fsdecode(name)
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that any terminal shows, whatever a file is called."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def save_preprocessed(path: str, tensor: torch.Tensor) -> None:
@@ -656,6 +691,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE", help="an image file, a folder or a pattern")
+    add("--files-from", metavar="LIST", help="read the images that a file names, one a line")
     add("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves them")
     add("--json", action="store_true", help="print one JSON object a line")
     add("--save-preprocessed", metavar="OUT.png", help="write what the network sees of the image")
@@ -664,26 +700,39 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if bool(arguments.kaggle) != bool(arguments.submission):
         parser.error("--kaggle test.csv and --submission submission.csv go together")
-    if bool(arguments.kaggle) == bool(arguments.images):
+    if bool(arguments.kaggle) == bool(arguments.images or arguments.files_from):
         parser.error("give images, or --kaggle test.csv --submission submission.csv")
     if arguments.kaggle and (arguments.json or arguments.save_preprocessed):
         parser.error("--json and --save-preprocessed are for images, not for --kaggle")
-    paths = find_images(arguments.images)
-    if arguments.save_preprocessed and len(paths) != 1:
-        parser.error(f"--save-preprocessed takes one image, not {len(paths)}")
     try:
         predictor = MNISTPredictor(arguments.checkpoint)
         if arguments.kaggle:
             count = write_submission(predictor, arguments.kaggle, arguments.submission)
-            print(f"{arguments.submission}: {count:,} digits, ready to submit")
+            print(f"{printable(arguments.submission)}: {count:,} digits, ready to submit")
             return 0
+        paths = find_images(arguments.images)
+        if arguments.files_from:
+            paths = itertools.chain(paths, read_list(arguments.files_from))
+        if arguments.save_preprocessed:
+            paths = list(itertools.islice(paths, 2))
+            if len(paths) > 1:
+                parser.error("--save-preprocessed takes one image, not several")
+        # Of several processes that torchrun started, each takes its share.
+        rank, n_processes = (int(os.environ.get(name, n)) for name, n in SHARE)
+        return read_images(itertools.islice(paths, rank, None, n_processes), predictor, arguments)
     except (OSError, ValueError) as error:
-        print(f"inference.py: error: {error}", file=sys.stderr)
+        print(f"inference.py: error: {printable(str(error))}", file=sys.stderr)
         return 1
-    if len(paths) > 20 and sys.stderr.isatty():
+
+
+def read_images(
+    paths: Iterable[str], predictor: MNISTPredictor, arguments: argparse.Namespace
+) -> int:
+    """Print a line for each image as it is read; return 1 if one could not be read."""
+    if sys.stderr.isatty():
         from tqdm import tqdm  # here, because a single image must not wait for it
 
-        paths = tqdm(paths, unit="image", leave=False)
+        paths = tqdm(paths, unit="image", leave=False, delay=1)
     warnings.simplefilter("ignore")  # Pillow's, about oddities of a file that it can read
     failures = 0
     for path in paths:
@@ -691,15 +740,17 @@ def main(argv: list[str] | None = None) -> int:
             seen = predictor.preprocess(path)
             if arguments.save_preprocessed:
                 save_preprocessed(arguments.save_preprocessed, seen)
-            [prediction] = predictor.classify(seen)
         except (OSError, ValueError) as error:
             failures += 1
-            print(f"inference.py: error: {error}", file=sys.stderr)
+            print(f"inference.py: error: {printable(str(error))}", file=sys.stderr)
             continue
+        [prediction] = predictor.classify(seen)
         if arguments.json:
             print(json.dumps({"file": path} | prediction._asdict()), flush=True)
         else:
-            print(f"{path}: {prediction.digit} ({prediction.confidence:.1%})", flush=True)
+            print(
+                f"{printable(path)}: {prediction.digit} ({prediction.confidence:.1%})", flush=True
+            )
     return 1 if failures else 0
 
 

@@ -203,6 +203,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 WARMUP = 0.15  # share of all steps
 EMA_DECAY = 0.999
 TEMPERATURE = 1.163  # of the probabilities; from benchmarks/confidence.py --fit
+LARGEST_SLICE = 4096  # images that go through the network at once while it trains
 EVALUATION_BATCH = 250  # images; small enough for the processor's cache
 
 
@@ -484,17 +485,22 @@ def training_step(
 ) -> torch.Tensor:
     """Take one step down the gradient of the mean loss of a batch; return its total loss.
 
-    Of several processes each has a share of the batch, which may be empty.
+    Of several processes each has a share of the batch, which may be empty. A large batch goes
+    through the network in slices, as memory would not hold it.
     """
-    mixed = precision == "bfloat16"
-    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
-        logits = model(images)  # (N, 10)
-    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+    mixed, n_processes = precision == "bfloat16", process_rank()[1]
+    n_slices = math.ceil(batch_size / (n_processes * LARGEST_SLICE))  # the same in each process
     optimizer.zero_grad()
-    # DistributedDataParallel takes the mean over the processes, where the sum is wanted.
-    (loss * (process_rank()[1] / batch_size)).backward()
+    total_loss = torch.zeros((), device=images.device)
+    for x, y in zip(images.tensor_split(n_slices), labels.tensor_split(n_slices), strict=True):
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
+            logits = model(x)  # (n, 10)
+        loss = F.cross_entropy(logits.float(), y, reduction="sum")
+        # DistributedDataParallel takes the mean over the processes, where the sum is wanted.
+        (loss * (n_processes / batch_size)).backward()
+        total_loss += loss.detach()
     optimizer.step()
-    return loss.detach()
+    return total_loss
 
 
 @torch.no_grad()
@@ -997,6 +1003,8 @@ def save_interrupted(checkpoint: Path, data_name: str, interrupted: TrainingInte
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    if hasattr(sys.stdout, "reconfigure"):  # a folder may have a name that is not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments, settings = parse_arguments(argv)
     try:
         with process_group(settings.device):
