@@ -149,7 +149,13 @@ class Mirror(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.behaviour == "missing":
             return self.send_error(404)
+        if self.behaviour == "redirects for ever":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            return self.end_headers()
         content = (self.folder / Path(self.path).name).read_bytes()
+        if self.behaviour == "a page":
+            content = b"<!DOCTYPE html><title>Log in to the network</title>"
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -177,6 +183,9 @@ def mirror(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         url = f"http://127.0.0.1:{server.server_address[1]}/"
+        if behaviour == "refuses":
+            server.shutdown()
+            server.socket.close()
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [url])
 
     servers = []
@@ -198,7 +207,10 @@ def test_mnist_is_downloaded_verified_and_kept(mnist_dir, mirror, tmp_path):
     assert names == sorted(["raw", *train.MNIST_SHA256, *(f"{n}.gz" for n in train.MNIST_SHA256)])
 
 
-@pytest.mark.parametrize("behaviour", ["missing", "half", "altered", "stalled"])
+FAILURES = ["missing", "half", "altered", "stalled", "redirects for ever", "a page", "refuses"]
+
+
+@pytest.mark.parametrize("behaviour", FAILURES)
 def test_a_failed_download_is_one_line_and_leaves_no_file(mirror, tmp_path, behaviour, monkeypatch):
     monkeypatch.setattr(train, "DOWNLOAD_TIMEOUT", 0.5)
     mirror(SAMPLE_RAW, behaviour)  # right names; the MD5 that torchvision knows is of others
