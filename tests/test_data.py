@@ -129,6 +129,15 @@ def test_a_damaged_file_is_named_and_left_alone(sample_as_mnist, name, extracted
     assert path.read_bytes() == damaged
 
 
+@pytest.mark.parametrize("name", list(train.MNIST_SHA256))
+def test_each_file_that_is_missing_is_named(sample_as_mnist, name):
+    path = sample_as_mnist / "MNIST" / "raw" / f"{name}.gz"
+    path.unlink()
+    with pytest.raises(MNISTUnavailable) as caught:
+        load_mnist(sample_as_mnist, train=name.startswith("train"), download=False)
+    assert str(path) in str(caught.value)
+
+
 def test_a_damaged_file_of_real_mnist_is_named(mnist_dir, tmp_path):
     raw_dir = tmp_path / "MNIST" / "raw"
     raw_dir.mkdir(parents=True)
