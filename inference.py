@@ -720,6 +720,9 @@ def main(argv: list[str] | None = None) -> int:
         # Of several processes that torchrun started, each takes its share.
         rank, n_processes = (int(os.environ.get(name, n)) for name, n in SHARE)
         return read_images(itertools.islice(paths, rank, None, n_processes), predictor, arguments)
+    except KeyboardInterrupt:
+        print("inference.py: interrupted", file=sys.stderr)
+        return 130
     except (OSError, ValueError) as error:
         print(f"inference.py: error: {printable(str(error))}", file=sys.stderr)
         return 1

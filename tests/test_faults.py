@@ -231,8 +231,8 @@ def test_a_hundred_thousand_images_are_read_in_bounded_memory(tmp_path):
     lines, most = read(tmp_path / "images")
     assert len(lines) == 100_000
     assert most - least < 500, (most, least)  # MB
-    right = sum(line.split(": ")[1][0] == str(digits.labels[int(line.split(".png")[0][-4:])])
-                for line in lines)  # fmt: skip
+    answers = [(int(line.split(".png: ")[0][-4:]), line.split(".png: ")[1][0]) for line in lines]
+    right = sum(int(read) == int(digits.labels[i]) for i, read in answers)
     assert right > 99_000
     print(f"\n100,000 images: {most - least:.0f} MB above the {least:.0f} MB of one image")
     (tmp_path / "list.txt").write_text("\n".join(files[:999]))
