@@ -17,6 +17,9 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason, allow_module_level=True)
 
 
+slowest = pytest.mark.skipif(
+    "SLOW" not in os.environ, reason="takes long: SLOW=1 python -m pytest runs it"
+)
 slow = pytest.mark.skipif(
     "SLOW" not in os.environ and os.environ.get("CI") != "true",
     reason="takes long: SLOW=1 python -m pytest runs it",
