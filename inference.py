@@ -48,8 +48,6 @@ BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST
 STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within
 FINE = 5  # times the resolution of MNIST at which strokes are drawn
 
-SHARE = (("RANK", 0), ("WORLD_SIZE", 1))  # as torchrun tells each process
-
 ImageLike = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 
 
@@ -718,7 +716,8 @@ def main(argv: list[str] | None = None) -> int:
             if len(paths) > 1:
                 parser.error("--save-preprocessed takes one image, not several")
         # Of several processes that torchrun started, each takes its share.
-        rank, n_processes = (int(os.environ.get(name, n)) for name, n in SHARE)
+        rank = int(os.environ.get("RANK", 0))
+        n_processes = int(os.environ.get("WORLD_SIZE", 1))
         return read_images(itertools.islice(paths, rank, None, n_processes), predictor, arguments)
     except KeyboardInterrupt:
         print("inference.py: interrupted", file=sys.stderr)

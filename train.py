@@ -851,7 +851,10 @@ def load_data(data_dir: Path, sample: bool, device: str) -> tuple[str, Digits, D
 
 
 def load_data_alone(data_dir: Path, sample: bool) -> tuple[str, Digits, Digits]:
-    """Load the data as the only, or the first, process."""
+    """Load the data as the only, or the first, process.
+
+    Where MNIST can't be had, the bundled sample stands in for it, with a warning.
+    """
     name = "bundled sample of MNIST"
     if not sample:
         try:
@@ -898,6 +901,7 @@ def load_state(path: Path, data_name: str, settings: Settings) -> dict | None:
     Raises ValueError if it is damaged, or of a run with other settings.
     """
     first = process_rank()[0] == 0
+    # With a byte in front, since a file that is there but empty is damaged, not absent.
     content = b"+" + path.read_bytes() if first and path.exists() else b""
     if process_rank()[1] > 1:
         content = broadcast(content, settings.device)
