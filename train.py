@@ -181,21 +181,28 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     Takes pixel values 0..255 of any dtype, shape (N, 28, 28), and a generator on the same
     device; returns float32 pixel values 0..255, shape (N, 1, 28, 28).
     """
-    n, device = len(images), images.device
-    random = torch.empty(5, n, device=device).uniform_(-1, 1, generator=generator)
+    grid = random_grid(len(images), generator)
+    return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
+
+
+def random_grid(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Return where each pixel of n distorted images is in the original: float (n, 28, 28, 2).
+
+    As x and y; the image runs from -1 to 1.
+    """
+    random = torch.empty(5, n, device=generator.device).uniform_(-1, 1, generator=generator)
     angle = math.radians(MAX_ROTATION) * random[0]
     scale = 1 + MAX_SCALE * random[1]
     shear = (math.radians(MAX_SHEAR) * random[2]).tan()
-    shift = MAX_SHIFT / (IMAGE_SIZE / 2) * random[3:]  # the image runs from -1 to 1
+    shift = MAX_SHIFT / (IMAGE_SIZE / 2) * random[3:]
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    # Where in the input each output pixel looks: rotation and scale after shear, then shift.
+    # Rotation and scale after shear, then shift.
     matrix = torch.stack([cos, cos * shear - sin, shift[0], sin, sin * shear + cos, shift[1]], 1)
     # One product for the whole batch, four times faster than F.affine_grid's one an image.
-    center = (torch.arange(IMAGE_SIZE, device=device) + 0.5) / (IMAGE_SIZE / 2) - 1
+    center = (torch.arange(IMAGE_SIZE, device=generator.device) + 0.5) / (IMAGE_SIZE / 2) - 1
     x, y = center.repeat(IMAGE_SIZE), center.repeat_interleave(IMAGE_SIZE)
-    grid = matrix.view(2 * n, 3) @ torch.stack([x, y, torch.ones_like(x)])  # (2N, 784)
-    grid = grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE).permute(0, 2, 3, 1)  # (N, 28, 28, 2)
-    return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
+    grid = matrix.view(2 * n, 3) @ torch.stack([x, y, torch.ones_like(x)])  # (2n, 784)
+    return grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE).permute(0, 2, 3, 1)
 
 
 # ---- Training and evaluation -------------------------------------------------------------
@@ -510,8 +517,7 @@ def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     It forgets faster at first, or a short run would still remember its random start.
     """
     decay = min(EMA_DECAY, step / (step + 10))
-    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - decay)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 @torch.inference_mode()

@@ -1,63 +1,114 @@
-"""How fast `train.py` trains, side by side with the usual MNIST script.
+"""How fast `train.py` trains, side by side with the usual MNIST script and with bare matmuls.
 
     python benchmarks/train_speed.py [--data-dir data] [--rounds 5] [--images 12800]
+    python benchmarks/train_speed.py --plot docs/batch_size.png
 
 The usual script is written out below: a DataLoader over torchvision's data set with ToTensor
-and Normalize for each image, batches of 64, the same network, float32, SGD with momentum.
-Ours runs at its defaults, augmentation on: batches of 128, in bfloat16 where the device
-computes in it, and again in float32. The rows take turns, round after round, so that a busy
-machine slows them alike; the medians count. Training only: no evaluation, no start-up. The
-peak of memory is that of one whole `python train.py --epochs 1`, in a process of its own.
+and Normalize for each image, batches of 64, float32, SGD with momentum. It trains the network as
+tutorials write it, and our network as it was before it trained in oneDNN's layout; that row is
+what the ratios refer to. The next row has train.py's batches in place of the DataLoader. Then
+train.py at its defaults, augmentation on, in float32 and in bfloat16. The floor is the same
+number of multiply-adds done by plain products of large square matrices: nothing but the
+multiply-adds, in the shape that suits the machine best.
+
+The rows take turns, round after round, so that a busy machine slows them alike; the medians
+count. Training only: no evaluation, no start-up. The peak of memory is that of a process that
+does nothing but this row. With --plot: images per second and memory over the batch size, on one
+thread and on all, each point a process of its own, in turns as well.
 """
 
 import argparse
+import contextlib
 import copy
+import json
 import os
 import platform
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torchvision import datasets, transforms
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT_DIR))
 
-from model import PIXEL_MEAN, PIXEL_STD, MNISTClassifier  # noqa: E402
+from model import PIXEL_MEAN, PIXEL_STD, MNISTClassifier, normalize  # noqa: E402
 from train import (  # noqa: E402
     Digits,
     Settings,
+    augment,
     keep_freed_memory,
     load_mnist,
     make_optimizer,
     train_one_epoch,
 )
 
+# Multiply-adds for one image: forward, and twice that backward, but for the gradient of the
+# pixels, which nobody needs.
+LAYERS = (28 * 28 * 9 * 32, 14 * 14 * 9 * 32 * 64, 64 * 7 * 7 * 128, 128 * 10)
+MULTIPLY_ADDS = 3 * sum(LAYERS) - LAYERS[0]
+MATRIX = 1024  # rows and columns of the matrices of the floor
+BATCH_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 
-def usual_script(data_dir: Path, n_images: int) -> float:
-    """Train on `n_images` as most tutorials do; return images per second."""
+# ---- Rows --------------------------------------------------------------------------------
+
+
+class UsualNetwork(nn.Sequential):
+    """The network of the README as tutorials write it."""
+
+    def __init__(self) -> None:
+        convolutions = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        super().__init__(
+            *(convolutions[0], nn.ReLU(), nn.MaxPool2d(2)),
+            *(convolutions[1], nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Dropout(0.25), nn.Linear(64 * 7 * 7, 128), nn.ReLU()),
+            *(nn.Dropout(0.5), nn.Linear(128, 10)),
+        )
+
+
+def usual_batches(data_dir: Path, n_images: int) -> torch.utils.data.DataLoader:
+    """Return the batches of most tutorials: read, converted and normalized image by image."""
     transform = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((PIXEL_MEAN,), (PIXEL_STD,))]
     )
     dataset = datasets.MNIST(data_dir, train=True, download=True, transform=transform)
     dataset = torch.utils.data.Subset(dataset, range(n_images))
-    loader = torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)
-    model = MNISTClassifier()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    model.train()
-    started = time.perf_counter()
-    for images, labels in loader:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-    return n_images / (time.perf_counter() - started)
+    return torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)
+
+
+def our_batches(digits: Digits) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield batches as train.py makes them, augmented, but 64 at a time."""
+    generator = torch.Generator(digits.labels.device).manual_seed(0)
+    order = torch.randperm(len(digits.labels), generator=generator, device=digits.labels.device)
+    for batch in order.split(64):
+        yield normalize(augment(digits.images[batch], generator)), digits.labels[batch]
+
+
+def usual_loop(batches, network: Callable[[], nn.Module], device: str) -> float:
+    """Train as most tutorials do; return images per second."""
+    with mock.patch("model.trains_in_onednn", lambda dtype: False):
+        model = network().to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        model.train()
+        n_images, started = 0, time.perf_counter()
+        for images, labels in batches:
+            images, labels = images.to(device), labels.to(device)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            n_images += len(images)
+        loss.item()  # waits for a GPU
+        return n_images / (time.perf_counter() - started)
 
 
 def ours(digits: Digits, settings: Settings) -> float:
@@ -72,24 +123,149 @@ def ours(digits: Digits, settings: Settings) -> float:
     return row["images_per_second"]
 
 
-def peak_memory(data_dir: Path) -> float:
-    """Return the highest resident memory of `python train.py --epochs 1`, in MB."""
-    with tempfile.TemporaryDirectory() as output_dir:
-        command = [sys.executable, "train.py", "--epochs", "1"]
-        command += ["--data-dir", str(data_dir.resolve()), "--output-dir", output_dir]
-        subprocess.run(command, cwd=PROJECT_DIR, check=True, stdout=subprocess.DEVNULL)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+def floor(n_images: int, dtype: torch.dtype, device: str) -> float:
+    """Do the multiply-adds of training and nothing else; return images per second."""
+    a, b, out = (torch.randn(3, MATRIX, MATRIX, device=device) / MATRIX**0.5).to(dtype)
+    products = max(1, round(n_images * MULTIPLY_ADDS / MATRIX**3))
+    started = time.perf_counter()
+    for _ in range(products):
+        torch.mm(a, b, out=out)
+    out[0, 0].item()  # waits for a GPU
+    return products * MATRIX**3 / MULTIPLY_ADDS / (time.perf_counter() - started)
 
 
-def machine() -> str:
+def make_rows(data_dir: Path, n: int, device: str) -> dict[str, Callable[[], float]]:
+    """Return what is measured, by name; each call trains on n images."""
+    digits = Digits(*(tensor[:n].to(device) for tensor in load_mnist(data_dir, train=True)))
+    default = Settings(device=device)
+    settings = [Settings(device=device, precision=name) for name in ("float32", "bfloat16")]
+    rows = {
+        "usual script, network as in tutorials": lambda: usual_loop(
+            usual_batches(data_dir, n), UsualNetwork, device
+        ),
+        BASELINE: lambda: usual_loop(usual_batches(data_dir, n), MNISTClassifier, device),
+        "the same, with train.py's batches": lambda: usual_loop(
+            our_batches(digits), MNISTClassifier, device
+        ),
+    }
+    for each in settings:
+        note = " (its default here)" if each.precision == default.precision else ""
+        dtype = getattr(torch, each.precision)
+        rows[f"train.py, {each.precision}{note}"] = lambda each=each: ours(digits, each)
+        rows[f"floor, {each.precision}"] = lambda dtype=dtype: floor(n, dtype, device)
+    return rows
+
+
+BASELINE = "usual script, our network, float32"
+
+# ---- Table and plot ----------------------------------------------------------------------
+
+
+def peak_memory(*arguments: str) -> float:
+    """Return the highest resident memory, in MB, of this script with other arguments."""
+    return json.loads(run_alone(*arguments))["peak_mb"]
+
+
+def run_alone(*arguments: str, **environment: str) -> str:
+    """Run this script in a process of its own; return what it printed."""
+    return subprocess.run(
+        [sys.executable, __file__, *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    ).stdout
+
+
+def report_alone(images_per_second: float) -> None:
+    """Print a speed and this process's peak of memory, for `run_alone` to read."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with contextlib.suppress(OSError):  # on Linux, ru_maxrss may be that of the parent
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    print(json.dumps({"images_per_second": images_per_second, "peak_mb": peak}))
+
+
+def print_table(arguments: argparse.Namespace) -> None:
+    """Measure the rows in turns, and print them as a table."""
+    n, data_dir = arguments.images, arguments.data_dir
+    rows = make_rows(data_dir, n, arguments.device)
+    speeds = {name: [] for name in rows}
+    for _ in range(arguments.rounds):
+        for name, measure in rows.items():
+            speeds[name].append(measure())
+    print(f"{machine(arguments.device)}; medians of {arguments.rounds} rounds of {n:,} images\n")
+    print("| training | images/s | lowest–highest | seconds an epoch | ratio | of the floor | MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    for name, values in speeds.items():
+        speed = medians[name]
+        spread = f"{min(values):,.0f}–{max(values):,.0f}"
+        ratio = f"{speed / medians[BASELINE]:.2f}×"
+        precision = "bfloat16" if "bfloat16" in name else "float32"
+        share = f"1/{medians[f'floor, {precision}'] / speed:.2f}"
+        alone = ("--row", name, "--data-dir", str(data_dir), "--device", arguments.device)
+        memory = f"{peak_memory(*alone):,.0f}"
+        print(
+            f"| {name} | {speed:,.0f} | {spread} | {60000 / speed:.1f} | {ratio} | {share} "
+            f"| {memory} |",
+            flush=True,
+        )
+
+
+def plot_batch_sizes(arguments: argparse.Namespace) -> None:
+    """Measure batch sizes and threads in turns, print them, and draw them to a file."""
+    all_threads = torch.get_num_threads()
+    points = [(size, threads) for threads in sorted({1, all_threads}) for size in BATCH_SIZES]
+    found = {point: [] for point in points}
+    for _ in range(arguments.rounds):
+        for size, threads in points:
+            alone = ("--batch-size", str(size), "--data-dir", str(arguments.data_dir))
+            text = run_alone(*alone, OMP_NUM_THREADS=str(threads))
+            found[size, threads].append(json.loads(text))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    print(f"{machine('cpu')}; medians of {arguments.rounds} rounds\n")
+    print("| batch size | threads | images/s | MB |\n| --- | --- | --- | --- |")
+    for threads in sorted({1, all_threads}):
+        label = f"{threads} thread{'s' if threads > 1 else ''}"
+        for axes, key in ((left, "images_per_second"), (right, "peak_mb")):
+            values = [
+                statistics.median(each[key] for each in found[size, threads])
+                for size in BATCH_SIZES
+            ]
+            axes.plot(BATCH_SIZES, values, "o-", label=label)
+        for size in BATCH_SIZES:
+            medians = [
+                statistics.median(each[key] for each in found[size, threads])
+                for key in ("images_per_second", "peak_mb")
+            ]
+            print(f"| {size:,} | {threads} | {medians[0]:,.0f} | {medians[1]:,.0f} |")
+    left.set(title="Speed of training", ylabel="images per second")
+    right.set(title="Memory", ylabel="peak of the process (MB)")
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(BATCH_SIZES, [f"{size:,}" for size in BATCH_SIZES])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("batch size")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.supxlabel(machine("cpu", threads=False), fontsize=8, color="0.4")
+    figure.savefig(arguments.plot, dpi=120)
+
+
+def machine(device: str, threads: bool = True) -> str:
     """Return the processor, the threads and the versions that the figures are from."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
-    return f"{name}, {threads}, torch {torch.__version__}, Python {platform.python_version()}"
+    if device != "cpu":
+        name = f"{torch.get_device_module(device).get_device_name()}, {name}"
+    name += f", {torch.get_num_threads()} threads" if threads else ""
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{name} on {os.cpu_count()} cores, {versions}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,32 +273,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=PROJECT_DIR / "data")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=12800, help="a round")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--plot", type=Path, help="draw speed and memory over the batch size")
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # one row in a process of its own
+    parser.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)  # one point, likewise
     arguments = parser.parse_args(argv)
-
-    n = arguments.images
-    digits = Digits(*(tensor[:n] for tensor in load_mnist(arguments.data_dir, train=True)))
-    default = Settings(device="cpu")
     keep_freed_memory()  # as train() does; the usual script is not slower for it
-    rows = {
-        "usual script, float32": lambda: usual_script(arguments.data_dir, n),
-        "train.py, float32": lambda: ours(digits, Settings(device="cpu", precision="float32")),
-        f"train.py, {default.precision} (its default here)": lambda: ours(digits, default),
-    }
-    speeds = {name: [] for name in rows}
-    for _ in range(arguments.rounds):
-        for name, measure in rows.items():
-            speeds[name].append(measure())
-
-    print(f"{machine()}; medians of {arguments.rounds} rounds of {n:,} images\n")
-    print("| training | images/s | lowest–highest | seconds an epoch | ratio |")
-    print("| --- | --- | --- | --- | --- |")
-    baseline = statistics.median(speeds["usual script, float32"])
-    for name, values in speeds.items():
-        speed = statistics.median(values)
-        spread = f"{min(values):,.0f}–{max(values):,.0f}"
-        ratio = f"{speed / baseline:.2f}×"
-        print(f"| {name} | {speed:,.0f} | {spread} | {60000 / speed:.1f} | {ratio} |")
-    print(f"\npeak memory of python train.py --epochs 1: {peak_memory(arguments.data_dir):,.0f} MB")
+    if arguments.row:
+        rows = make_rows(arguments.data_dir, arguments.images, arguments.device)
+        report_alone(rows[arguments.row]())
+    elif arguments.batch_size:
+        digits = load_mnist(arguments.data_dir, train=True)
+        settings = Settings(batch_size=arguments.batch_size, device="cpu")
+        few = Digits(*(tensor[: 3 * arguments.batch_size] for tensor in digits))
+        ours(few, settings)  # the first steps pay for the memory
+        n = max(arguments.images, 4 * arguments.batch_size)
+        report_alone(ours(Digits(*(tensor[:n] for tensor in digits)), settings))
+    elif arguments.plot:
+        plot_batch_sizes(arguments)
+    else:
+        print_table(arguments)
     return 0
 
 

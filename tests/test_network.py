@@ -55,6 +55,40 @@ def test_the_network_computes_the_layers_in_the_order_of_the_readme(memory_forma
     torch.testing.assert_close(model(images), expected)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.15)])
+@pytest.mark.parametrize("n", [5, 0])  # torchrun may leave a process no digits of a batch
+def test_in_training_it_computes_the_same_layers_and_their_gradients(dtype, tolerance, n):
+    torch.manual_seed(0)
+    model = MNISTClassifier().train().to(memory_format=torch.channels_last)
+    model.dropout1.p = model.dropout2.p = 0.0
+    images = torch.randn(n, 1, 28, 28, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits = model(images)
+    logits.float().square().sum().backward()
+    found = [logits.float(), images.grad, *(parameter.grad for parameter in model.parameters())]
+
+    plain, images = MNISTClassifier(), images.detach().clone().requires_grad_()
+    plain.load_state_dict(model.state_dict())
+    x = F.max_pool2d(F.relu(F.conv2d(images, plain.conv1.weight, plain.conv1.bias, padding=1)), 2)
+    x = F.max_pool2d(F.relu(F.conv2d(x, plain.conv2.weight, plain.conv2.bias, padding=1)), 2)
+    logits = plain.fc2(F.relu(plain.fc1(x.reshape(n, 64 * 7 * 7))))
+    logits.square().sum().backward()
+    expected = [logits, images.grad, *(parameter.grad for parameter in plain.parameters())]
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).norm() <= tolerance * other.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_it_trains_in_other_dtypes_and_compiled(dtype):
+    model = MNISTClassifier().train().to(dtype)
+    model(torch.randn(2, 1, 28, 28, dtype=dtype)).sum().backward()
+    assert model.conv1.weight.grad.dtype == dtype
+    # backend="eager" traces the network as any compilation would, and needs no compiler.
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert compiled(torch.randn(2, 1, 28, 28, dtype=dtype)).shape == (2, 10)
+
+
 def test_dropout_is_25_percent_before_and_50_percent_after_the_first_linear_layer():
     model = MNISTClassifier().train()
     seen = {}

@@ -1,0 +1,410 @@
+"""What the network can reach, and what was tried to get it there; the table is accuracy.md.
+
+    python benchmarks/accuracy.py --held-out NAME...      try ideas on the training set alone
+    python benchmarks/accuracy.py --test default record   the test set, for what was decided
+    python benchmarks/accuracy.py --list
+
+An idea is a name and what it changes: settings of train.py, or functions and constants of it that
+are replaced for that run. It is tried on 50,000 of the 60,000 training digits and judged by its
+misses on the other 10,000, always the same ones; nothing is chosen on the test set. What is
+decided is then trained on all 60,000 and its misses on the test set are reported, five seeds of it.
+Each run is a process of its own (--jobs at a time, sharing the cores). Its result goes to
+accuracy.jsonl, from which accuracy.md is written; a run that is in there is not repeated.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT_DIR))
+
+import train  # noqa: E402
+from model import NUM_CLASSES, MNISTClassifier  # noqa: E402
+from train import Digits, Settings  # noqa: E402
+
+RESULTS = Path(__file__).with_suffix(".jsonl")
+TABLE = Path(__file__).with_suffix(".md")
+HELD_OUT = 10_000  # of the training digits
+SPLIT_SEED = 2026
+
+# ---- Ideas -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Idea:
+    """What a run changes: settings of train.py, names in it, and a hook around the run."""
+
+    about: str
+    settings: dict = dataclasses.field(default_factory=dict)
+    names: dict = dataclasses.field(default_factory=dict)
+    hooks: tuple[Callable, ...] = ()  # each makes a dict of names, given the settings
+
+
+def fading(first: float, last: float) -> Callable:
+    """Distort `first` times the usual strength, going linearly to `last` times at the end."""
+
+    def hook(settings: Settings, n: int) -> dict:
+        original, progress = train.random_grid, count_steps(settings, n)
+        usual = {name: getattr(train, name) for name in STRENGTHS}
+
+        def random_grid(n: int, generator: torch.Generator) -> torch.Tensor:
+            factor = first + (last - first) * next(progress)
+            with mock.patch.multiple(train, **{k: v * factor for k, v in usual.items()}):
+                return original(n, generator)
+
+        return {"random_grid": random_grid}
+
+    return hook
+
+
+def elastic(first: float, cells: int, last: float | None = None) -> Callable:
+    """Displace the pixels by a smooth random field (Simard et al. 2003).
+
+    Bicubic between `cells` x `cells` normal values of `first` pixels, going linearly to `last`.
+    """
+
+    def hook(settings: Settings, n: int) -> dict:
+        original, progress = train.random_grid, count_steps(settings, n)
+
+        def random_grid(n: int, generator: torch.Generator) -> torch.Tensor:
+            field = torch.empty(n, 2, cells, cells).normal_(generator=generator)
+            field = F.interpolate(field, size=(28, 28), mode="bicubic", align_corners=True)
+            pixels = first + ((first if last is None else last) - first) * next(progress)
+            return original(n, generator) + pixels / 14 * field.permute(0, 2, 3, 1)
+
+        return {"random_grid": random_grid}
+
+    return hook
+
+
+def count_steps(settings: Settings, n: int) -> Iterator[float]:
+    """Yield the share of the run that is done before each step."""
+    steps = settings.epochs * math.ceil(n / settings.batch_size)
+    yield from (step / steps for step in range(steps))
+
+
+def erasing(size: int, share: float = 0.5) -> Callable:
+    """Blank a square of `size` pixels in a `share` of the images (DeVries and Taylor 2017)."""
+
+    def hook(settings: Settings, n: int) -> dict:
+        original = train.augment
+
+        def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            images = original(images, generator)
+            n = len(images)
+            corner = torch.randint(0, 28 - size + 1, (2, n, 1), generator=generator)
+            hit = torch.rand(n, 1, generator=generator) < share
+            inside = [(torch.arange(28) >= c) & (torch.arange(28) < c + size) for c in corner]
+            square = inside[0][:, :, None] & inside[1][:, None, :] & hit[:, :, None]
+            return images.masked_fill(square.unsqueeze(1), 0)
+
+        return {"augment": augment}
+
+    return hook
+
+
+def step(smoothing: float = 0, mixup: float = 0, sam: float = 0, teacher: float = 0) -> Callable:
+    """A training step with label smoothing, mixup, sharpness-aware steps, or a teacher.
+
+    Mixup: Zhang et al. 2018. Sharpness-aware: Foret et al. 2021. The teacher is the moving
+    average of the weights; its probabilities, of the same images, are mixed into the labels.
+    """
+
+    def hook(settings: Settings, n: int) -> dict:
+        averages = []
+        update = train.update_average
+
+        def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
+            averages[:] = [average, step / (settings.epochs * math.ceil(n / settings.batch_size))]
+            update(average, model, step)
+
+        def training_step(model, optimizer, images, labels, precision, batch_size):
+            targets = F.one_hot(labels, NUM_CLASSES).float()
+            targets = targets * (1 - smoothing) + smoothing / NUM_CLASSES
+            mixed = precision == "bfloat16"
+            autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed)
+            if teacher and averages and averages[1] > 0.3:
+                with torch.no_grad(), autocast:
+                    soft = averages[0](images).float().softmax(dim=1)
+                targets = targets.lerp(soft, teacher)
+            if mixup:
+                share = torch._sample_dirichlet(torch.tensor([[mixup, mixup]])).max()
+                order = torch.randperm(len(images))
+                images = torch.lerp(images[order], images, share)
+                targets = torch.lerp(targets[order], targets, share)
+
+            def backward() -> torch.Tensor:
+                optimizer.zero_grad()
+                with autocast:
+                    logits = model(images)
+                loss = F.cross_entropy(logits.float(), targets)
+                loss.backward()
+                return loss.detach() * len(images)
+
+            loss = backward()
+            if sam:
+                parameters = list(model.parameters())
+                norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+                shifts = [p.grad * (sam / norm) for p in parameters]
+                with torch.no_grad():
+                    torch._foreach_add_(parameters, shifts)
+                backward()
+                with torch.no_grad():
+                    torch._foreach_sub_(parameters, shifts)
+            optimizer.step()
+            return loss
+
+        return {"training_step": training_step, "update_average": update_average}
+
+    return hook
+
+
+def kaiming(settings: Settings, n: int) -> dict:
+    """Start from He et al.'s (2015) normal weights and no bias."""
+
+    def network() -> MNISTClassifier:
+        model = MNISTClassifier()
+        for layer in (model.conv1, model.conv2, model.fc1, model.fc2):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        return model
+
+    return {"MNISTClassifier": network}
+
+
+def rates(convolutions: float) -> Callable:
+    """Multiply the learning rate of the convolutions."""
+
+    def hook(settings: Settings, n: int) -> dict:
+        original = train.make_optimizer
+
+        def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
+            optimizer = original(model, settings)
+            layers = [*model.conv1.parameters(), *model.conv2.parameters()]
+            for parameter in layers:  # the gradient scaled is the rate scaled, but for decay
+                parameter.register_hook(lambda gradient: gradient * convolutions)
+            return optimizer
+
+        return {"make_optimizer": make_optimizer}
+
+    return hook
+
+
+STRENGTHS = ("MAX_ROTATION", "MAX_SHIFT", "MAX_SCALE", "MAX_SHEAR")
+
+
+def strength(rotation: float, shift: float, scale: float, shear: float) -> dict:
+    return dict(zip(STRENGTHS, (rotation, shift, scale, shear), strict=True))
+
+
+B = {"batch_size": 128, "learning_rate": 0.05}
+LONG = {"batch_size": 256, "learning_rate": 0.1, "epochs": 40}
+IDEAS = {
+    "base": Idea("batch 128, learning rate 0.05, 20 epochs", B),
+    "batch 256": Idea("batch 256, learning rate 0.1", {"batch_size": 256, "learning_rate": 0.1}),
+    "batch 256, 0.07": Idea("learning rate 0.07", {"batch_size": 256, "learning_rate": 0.07}),
+    "batch 512": Idea("batch 512, learning rate 0.2", {"batch_size": 512, "learning_rate": 0.2}),
+    "rate 0.1": Idea("learning rate 0.1", B | {"learning_rate": 0.1}),
+    "rate 0.03": Idea("learning rate 0.03", B | {"learning_rate": 0.03}),
+    "decay 2e-4": Idea("weight decay 2e-4", B | {"weight_decay": 2e-4}),
+    "decay 1e-3": Idea("weight decay 1e-3", B | {"weight_decay": 1e-3}),
+    "smoothing 0.1": Idea("label smoothing 0.1", B, hooks=(step(smoothing=0.1),)),
+    "smoothing 0.03": Idea("label smoothing 0.03", B, hooks=(step(smoothing=0.03),)),
+    "mixup 0.2": Idea("mixup, Beta(0.2, 0.2)", B, hooks=(step(mixup=0.2),)),
+    "sam 0.05": Idea("sharpness-aware, radius 0.05; twice the work", B, hooks=(step(sam=0.05),)),
+    "sam 0.1": Idea("sharpness-aware, radius 0.1; twice the work", B, hooks=(step(sam=0.1),)),
+    "teacher 0.5": Idea(
+        "half of each label from the averaged weights", B, hooks=(step(teacher=0.5),)
+    ),
+    "strong": Idea("±15°, ±3 px, ±15%, ±10° shear", B, strength(15, 3, 0.15, 10)),
+    "weak": Idea("±7°, ±1.5 px, ±7%, ±3° shear", B, strength(7, 1.5, 0.07, 3)),
+    "strong to weak": Idea("strong ×1.5, in the end ×0.5", B, hooks=(fading(1.5, 0.5),)),
+    "elastic 0.5": Idea("elastic, 0.5 px, 7×7 cells", B, hooks=(elastic(0.5, 7),)),
+    "elastic 0.8": Idea("elastic, 0.8 px, 6×6 cells", B, hooks=(elastic(0.8, 6),)),
+    "elastic 1.2": Idea("elastic, 1.2 px, 5×5 cells", B, hooks=(elastic(1.2, 5),)),
+    "erasing 8": Idea("an 8×8 square blank in half of them", B, hooks=(erasing(8),)),
+    "average 0.9995": Idea("moving average 0.9995", B, {"EMA_DECAY": 0.9995}),
+    "average 0.998": Idea("moving average 0.998", B, {"EMA_DECAY": 0.998}),
+    "warm-up 0.3": Idea("warm-up over 30% of the steps", B, {"WARMUP": 0.3}),
+    "kaiming": Idea("He's initialization", B, hooks=(kaiming,)),
+    "slow convolutions": Idea("gradients of the convolutions ×0.5", B, hooks=(rates(0.5),)),
+    "40 epochs": Idea("no distortion changed", LONG),
+    "40, fading": Idea("distortion ×1.5, in the end ×0.5", LONG, hooks=(fading(1.5, 0.5),)),
+    "40, fading more": Idea("distortion ×2, in the end ×0.3", LONG, hooks=(fading(2, 0.3),)),
+    "40, fading, elastic": Idea(
+        "distortion ×1.5 to ×0.5, elastic 1 px to 0.3 px on 6×6 cells",
+        LONG,
+        hooks=(fading(1.5, 0.5), elastic(1, 6, 0.3)),
+    ),
+    "40, fading, average 0.9995": Idea(
+        "distortion ×1.5 to ×0.5", LONG, {"EMA_DECAY": 0.9995}, hooks=(fading(1.5, 0.5),)
+    ),
+    "40, fading, sam 0.05": Idea(
+        "distortion ×1.5 to ×0.5", LONG, hooks=(fading(1.5, 0.5), step(sam=0.05))
+    ),
+    "40, fading, decay 2e-4": Idea(
+        "distortion ×1.5 to ×0.5", LONG | {"weight_decay": 2e-4}, hooks=(fading(1.5, 0.5),)
+    ),
+    "40, fading, decay 1e-3": Idea(
+        "distortion ×1.5 to ×0.5", LONG | {"weight_decay": 1e-3}, hooks=(fading(1.5, 0.5),)
+    ),
+    "float32": Idea("float32 throughout", B | {"precision": "float32"}),
+}
+
+# ---- One run -----------------------------------------------------------------------------
+
+
+def split_training_set(data_dir: Path) -> tuple[Digits, Digits]:
+    """Return the 50,000 training digits that ideas are trained on, and the 10,000 held out."""
+    digits = train.load_mnist(data_dir, train=True)
+    order = torch.randperm(len(digits.labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    held_out, rest = order[:HELD_OUT], order[HELD_OUT:]
+    return tuple(Digits(*(tensor[rows] for tensor in digits)) for rows in (rest, held_out))
+
+
+@contextlib.contextmanager
+def applied(idea: Idea, settings: Settings, n: int) -> Iterator[None]:
+    """Replace the names of train.py that the idea replaces, for a while."""
+    with contextlib.ExitStack() as stack:
+        for hook in (lambda *_: idea.names, *idea.hooks):
+            for name, replacement in hook(settings, n).items():
+                stack.enter_context(mock.patch.object(train, name, replacement))
+        yield
+
+
+def run(name: str, seed: int, test: bool, data_dir: Path) -> dict:
+    """Train by an idea, with one seed; return its result, a row of accuracy.jsonl."""
+    idea = IDEAS[name]
+    settings = Settings(**idea.settings, seed=seed, device="cpu")
+    if test:
+        digits, judge = (train.load_mnist(data_dir, train=part) for part in (True, False))
+    else:
+        digits, judge = split_training_set(data_dir)
+    few = Digits(judge.images[:100], judge.labels[:100])  # what counts is the last epoch alone
+    started = time.perf_counter()
+    with applied(idea, settings, len(digits.labels)):
+        model, history = train.train(digits, few, settings, quiet=True)
+    misses = train.evaluate(model, judge).misses
+    return {
+        "name": name,
+        "set": "test" if test else "held out",
+        "seed": seed,
+        "misses": misses,
+        "train_loss": round(history["epochs"][-1]["train_loss"], 5),
+        "seconds": round(time.perf_counter() - started),
+        "threads": torch.get_num_threads(),
+        "settings": history["settings"],
+    }
+
+
+# ---- All of them -------------------------------------------------------------------------
+
+
+def read_results() -> list[dict]:
+    """Return the rows of accuracy.jsonl."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def write_table() -> None:
+    """Write accuracy.md from accuracy.jsonl, the best first."""
+    text = ["# Accuracy: what was tried", "", "Written by `benchmarks/accuracy.py`; see there."]
+    headings = {
+        "test": "## Decided: trained on all 60,000 digits, misses of the 10,000 of the test set",
+        "held out": "## Tried: trained on 50,000 training digits, misses of the other 10,000",
+    }
+    for which, heading in headings.items():
+        groups = {}
+        for row in read_results():
+            if row["set"] == which:
+                groups.setdefault(row["name"], []).append(row)
+        text += ["", heading, "", "| idea | what | epochs | batch | rate | seeds | misses, each "]
+        text[-1] += "| accuracy, mean ± std | threads | seconds |"
+        text += ["| --- " * 10 + "|"]
+        means = {
+            name: statistics.mean(row["misses"] for row in rows) for name, rows in groups.items()
+        }
+        for name in sorted(groups, key=means.get):
+            rows = sorted(groups[name], key=lambda row: row["seed"])
+            text.append(table_line(name, rows))
+    TABLE.write_text("\n".join(text) + "\n")
+
+
+def table_line(name: str, rows: list[dict]) -> str:
+    """Return a line of the table for the runs of one idea."""
+    settings = rows[0]["settings"]
+    misses = [row["misses"] for row in rows]
+    spread = f" ± {statistics.stdev(misses) / 100:.3f}" if len(misses) > 1 else ""
+    cells = [name, IDEAS[name].about, settings["epochs"], settings["batch_size"]]
+    cells += [settings["learning_rate"], len(rows), ", ".join(map(str, misses))]
+    cells += [f"{100 - statistics.mean(misses) / 100:.3f}%{spread}", rows[0]["threads"]]
+    cells += [round(statistics.median(row["seconds"] for row in rows))]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def run_all(names: list[str], test: bool, arguments: argparse.Namespace) -> None:
+    """Run what is not in the results yet, `--jobs` at a time, and add it to them."""
+    which = "test" if test else "held out"
+    done = {(row["name"], row["set"], row["seed"]) for row in read_results()}
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    todo = [(name, seed) for seed in seeds for name in names if (name, which, seed) not in done]
+    threads = str(max(1, (os.cpu_count() or 1) // arguments.jobs))
+
+    def one(name: str, seed: int) -> None:
+        command = [sys.executable, __file__, "--one", name, str(seed), which]
+        command += ["--data-dir", str(arguments.data_dir)]
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        process = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        with open(RESULTS, "a") as file:
+            file.write(process.stdout)
+        row = json.loads(process.stdout)
+        print(f"{name:20} seed {seed}  {row['misses']:3} misses  {row['seconds']} s", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for future in [pool.submit(one, *each) for each in todo]:
+            future.result()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--held-out", nargs="*", metavar="NAME", default=[])
+    parser.add_argument("--test", nargs="*", metavar="NAME", default=[])
+    parser.add_argument("--list", action="store_true", help="name the ideas")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--data-dir", type=Path, default=PROJECT_DIR / "data")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.list:
+        print("\n".join(f"{name:20} {idea.about}" for name, idea in IDEAS.items()))
+    elif arguments.one:
+        name, seed, which = arguments.one
+        print(json.dumps(run(name, int(seed), which == "test", arguments.data_dir)))
+    else:
+        run_all(arguments.held_out, False, arguments)
+        run_all(arguments.test, True, arguments)
+        write_table()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
