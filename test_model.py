@@ -56,7 +56,7 @@ def check(output_dir: Path) -> int:
     started = time.perf_counter()
     training, digits = load_sample(train=True), load_sample(train=False)
     model, history = train(training, digits, Settings(epochs=EPOCHS))
-    save_checkpoint(checkpoint, model, describe(DATA_NAME, history))
+    save_checkpoint(checkpoint, model, describe(DATA_NAME, history, "python test_model.py"))
 
     predictions = MNISTPredictor(checkpoint).predict_batch(digits.images)
     read = torch.tensor([prediction.digit for prediction in predictions])

@@ -169,28 +169,35 @@ def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
 
 # ---- Augmentation ------------------------------------------------------------------------
 
-MAX_ROTATION = 10.0  # degrees
-MAX_SHIFT = 2.0  # pixels
-MAX_SCALE = 0.10  # of the size
-MAX_SHEAR = 5.0  # degrees
+# At the start of a run; from there it fades to LAST_STRENGTH of that. Strong distortion keeps
+# the network from learning digits by heart; in the end it sees them nearly as they are.
+MAX_ROTATION = 15.0  # degrees
+MAX_SHIFT = 3.0  # pixels
+MAX_SCALE = 0.15  # of the size
+MAX_SHEAR = 7.5  # degrees
+LAST_STRENGTH = 1 / 3
 
 
-def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def augment(
+    images: torch.Tensor, generator: torch.Generator, strength: float = 1.0
+) -> torch.Tensor:
     """Rotate, scale, shear and shift each image by random amounts of its own, as one batch.
 
-    Takes pixel values 0..255 of any dtype, shape (N, 28, 28), and a generator on the same
-    device; returns float32 pixel values 0..255, shape (N, 1, 28, 28).
+    Takes pixel values 0..255 of any dtype, shape (N, 28, 28), a generator on the same device,
+    and the share of the greatest amounts; returns float32 pixel values 0..255, shape
+    (N, 1, 28, 28).
     """
-    grid = random_grid(len(images), generator)
+    grid = random_grid(len(images), generator, strength)
     return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
 
 
-def random_grid(n: int, generator: torch.Generator) -> torch.Tensor:
+def random_grid(n: int, generator: torch.Generator, strength: float) -> torch.Tensor:
     """Return where each pixel of n distorted images is in the original: float (n, 28, 28, 2).
 
     As x and y; the image runs from -1 to 1.
     """
     random = torch.empty(5, n, device=generator.device).uniform_(-1, 1, generator=generator)
+    random *= strength
     angle = math.radians(MAX_ROTATION) * random[0]
     scale = 1 + MAX_SCALE * random[1]
     shear = (math.radians(MAX_SHEAR) * random[2]).tan()
@@ -460,13 +467,14 @@ def train_one_epoch(
     # None shows the bar on a terminal only.
     bar = tqdm(batches, unit="batch", leave=False, disable=True if quiet else None)
     for step, batch in enumerate(bar, start=1 + (epoch - 1) * len(batches)):
-        rate = settings.learning_rate * schedule(step / (settings.epochs * len(batches)))
+        progress = step / (settings.epochs * len(batches))
+        rate = settings.learning_rate * schedule(progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
         mine = batch[rank::n_processes]  # this process's share of the batch
         images, labels = digits.images[mine], digits.labels[mine]
         if settings.augment:
-            images = augment(images, generator)
+            images = augment(images, generator, 1 - (1 - LAST_STRENGTH) * progress)
         total_loss += training_step(  # no .item() here: it would wait for a GPU
             model, optimizer, normalize(images), labels, settings.precision, len(batch)
         )
@@ -876,11 +884,16 @@ def load_data_alone(data_dir: Path, sample: bool) -> tuple[str, Digits, Digits]:
 
 
 def save_results(
-    output_dir: Path, data_name: str, model: MNISTClassifier, history: dict, test_digits: Digits
+    output_dir: Path,
+    data_name: str,
+    model: MNISTClassifier,
+    history: dict,
+    test_digits: Digits,
+    command: str,
 ) -> None:
     """Write the checkpoint, the history and the plots."""
-    metadata = describe(data_name, history)
-    history = {"data": data_name, **history}
+    metadata = describe(data_name, history, command)
+    history = {"command": command, "data": data_name, **history}
     write_atomically(output_dir / "history.json", json.dumps(history, indent=1).encode())
     probabilities = evaluate(model, test_digits).probabilities
     confusion_matrix = plot_confusion_matrix(test_digits.labels, probabilities.argmax(dim=1))
@@ -890,9 +903,22 @@ def save_results(
     save_checkpoint(output_dir / "mnist_cnn.pt", model, metadata)  # last: then all is written
 
 
-def describe(data_name: str, history: dict) -> dict:
+def command_line(arguments: argparse.Namespace, settings: Settings) -> str:
+    """Return the command that gives these weights, without what goes without saying here."""
+    words, default = ["python train.py"], Settings()
+    for field in dataclasses.fields(Settings):
+        value = getattr(settings, field.name)
+        if field.name == "augment":
+            words += [] if value else ["--no-augment"]
+        elif value != getattr(default, field.name):
+            words.append(f"--{field.name.replace('_', '-')} {value}")
+    words += ["--sample"] * arguments.sample + ["--dry-run"] * arguments.dry_run
+    return " ".join(words)
+
+
+def describe(data_name: str, history: dict, command: str) -> dict:
     """Return what a checkpoint says of itself: nothing that differs between equal runs."""
-    metadata = {"data": data_name, **history, "temperature": TEMPERATURE}
+    metadata = {"command": command, "data": data_name, **history, "temperature": TEMPERATURE}
     epochs = metadata.pop("epochs")
     metadata["epochs_finished"] = len(epochs)
     if len(epochs) == history["settings"]["epochs"]:  # else no test has seen these weights
@@ -945,7 +971,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Load, train, evaluate, plot and save; return the exit code."""
     started = time.perf_counter()
     first = process_rank()[0] == 0  # of several processes, the one that writes and speaks
-    output_dir = arguments.output_dir
+    output_dir, command = arguments.output_dir, command_line(arguments, settings)
     checkpoint, state_path = output_dir / "mnist_cnn.pt", output_dir / "training_state.pt"
     lock = None
     if first:
@@ -963,7 +989,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     state = load_state(state_path, data_name, settings) if arguments.resume else None
     n_finished = len(state["history"]["epochs"]) if state else 0
     if n_finished == settings.epochs and is_saved(
-        checkpoint, describe(data_name, state["history"])
+        checkpoint, describe(data_name, state["history"], command)
     ):
         if first:
             print(f"finished already: model, history and plots are in {output_dir}")
@@ -982,10 +1008,10 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         )
     except TrainingInterrupted as interrupted:
         if first:
-            save_interrupted(checkpoint, data_name, interrupted)
+            save_interrupted(checkpoint, data_name, interrupted, command)
         return 130
     if first:
-        save_results(output_dir, data_name, model, history, test_digits)
+        save_results(output_dir, data_name, model, history, test_digits, command)
         last = history["epochs"][-1]
         print(
             f"\n{last['test_accuracy']:.2%} of {len(test_digits.labels):,} test digits read "
@@ -999,11 +1025,14 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def save_interrupted(checkpoint: Path, data_name: str, interrupted: TrainingInterrupted) -> None:
+def save_interrupted(
+    checkpoint: Path, data_name: str, interrupted: TrainingInterrupted, command: str
+) -> None:
     """Write the weights so far, and say where; half a training does not replace a whole one."""
     if checkpoint.exists():
         checkpoint = checkpoint.with_stem("mnist_cnn_interrupted")
-    save_checkpoint(checkpoint, interrupted.model, describe(data_name, interrupted.history))
+    metadata = describe(data_name, interrupted.history, command)
+    save_checkpoint(checkpoint, interrupted.model, metadata)
     print(
         f"\ninterrupted: the weights so far are in {checkpoint}; the same command with --resume "
         f"goes on after epoch {len(interrupted.history['epochs'])}",

@@ -46,31 +46,24 @@ SPLIT_SEED = 2026
 # ---- Ideas -------------------------------------------------------------------------------
 
 
+def distortion(first: float, last: float) -> dict:
+    """Distort `first` times as much as ±10°, ±2 px, ±10%, ±5°, going linearly to `last` times."""
+    usual = {"MAX_ROTATION": 10, "MAX_SHIFT": 2, "MAX_SCALE": 0.1, "MAX_SHEAR": 5}
+    names = {name: first * amount for name, amount in usual.items()}
+    return names | {"LAST_STRENGTH": last / first}
+
+
+STEADY, FADING, MORE = distortion(1, 1), distortion(1.5, 0.5), distortion(2, 0.3)
+
+
 @dataclasses.dataclass
 class Idea:
-    """What a run changes: settings of train.py, names in it, and a hook around the run."""
+    """What a run changes: settings of train.py, names in it, and hooks that make more names."""
 
     about: str
-    settings: dict = dataclasses.field(default_factory=dict)
-    names: dict = dataclasses.field(default_factory=dict)
-    hooks: tuple[Callable, ...] = ()  # each makes a dict of names, given the settings
-
-
-def fading(first: float, last: float) -> Callable:
-    """Distort `first` times the usual strength, going linearly to `last` times at the end."""
-
-    def hook(settings: Settings, n: int) -> dict:
-        original, progress = train.random_grid, count_steps(settings, n)
-        usual = {name: getattr(train, name) for name in STRENGTHS}
-
-        def random_grid(n: int, generator: torch.Generator) -> torch.Tensor:
-            factor = first + (last - first) * next(progress)
-            with mock.patch.multiple(train, **{k: v * factor for k, v in usual.items()}):
-                return original(n, generator)
-
-        return {"random_grid": random_grid}
-
-    return hook
+    settings: dict
+    names: dict = dataclasses.field(default_factory=lambda: STEADY)
+    hooks: tuple[Callable, ...] = ()  # each makes a dict of names, of settings and digits
 
 
 def elastic(first: float, cells: int, last: float | None = None) -> Callable:
@@ -82,11 +75,11 @@ def elastic(first: float, cells: int, last: float | None = None) -> Callable:
     def hook(settings: Settings, n: int) -> dict:
         original, progress = train.random_grid, count_steps(settings, n)
 
-        def random_grid(n: int, generator: torch.Generator) -> torch.Tensor:
+        def random_grid(n: int, generator: torch.Generator, strength: float) -> torch.Tensor:
             field = torch.empty(n, 2, cells, cells).normal_(generator=generator)
             field = F.interpolate(field, size=(28, 28), mode="bicubic", align_corners=True)
             pixels = first + ((first if last is None else last) - first) * next(progress)
-            return original(n, generator) + pixels / 14 * field.permute(0, 2, 3, 1)
+            return original(n, generator, strength) + pixels / 14 * field.permute(0, 2, 3, 1)
 
         return {"random_grid": random_grid}
 
@@ -105,8 +98,8 @@ def erasing(size: int, share: float = 0.5) -> Callable:
     def hook(settings: Settings, n: int) -> dict:
         original = train.augment
 
-        def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-            images = original(images, generator)
+        def augment(images: torch.Tensor, generator: torch.Generator, strength: float):
+            images = original(images, generator, strength)
             n = len(images)
             corner = torch.randint(0, 28 - size + 1, (2, n, 1), generator=generator)
             hit = torch.rand(n, 1, generator=generator) < share
@@ -206,65 +199,65 @@ def rates(convolutions: float) -> Callable:
     return hook
 
 
-STRENGTHS = ("MAX_ROTATION", "MAX_SHIFT", "MAX_SCALE", "MAX_SHEAR")
-
-
-def strength(rotation: float, shift: float, scale: float, shear: float) -> dict:
-    return dict(zip(STRENGTHS, (rotation, shift, scale, shear), strict=True))
-
-
-B = {"batch_size": 128, "learning_rate": 0.05}
-LONG = {"batch_size": 256, "learning_rate": 0.1, "epochs": 40}
+BASE = {"epochs": 20, "batch_size": 128, "learning_rate": 0.05, "weight_decay": 5e-4}
+LONG = {"epochs": 40, "batch_size": 256, "learning_rate": 0.1, "weight_decay": 2e-4}
+D4 = {"weight_decay": 1e-4}
+SHORT = {"epochs": 3, "batch_size": 128, "learning_rate": 0.05, "weight_decay": 2e-4}
 IDEAS = {
-    "base": Idea("batch 128, learning rate 0.05, 20 epochs", B),
-    "batch 256": Idea("batch 256, learning rate 0.1", {"batch_size": 256, "learning_rate": 0.1}),
-    "batch 256, 0.07": Idea("learning rate 0.07", {"batch_size": 256, "learning_rate": 0.07}),
-    "batch 512": Idea("batch 512, learning rate 0.2", {"batch_size": 512, "learning_rate": 0.2}),
-    "rate 0.1": Idea("learning rate 0.1", B | {"learning_rate": 0.1}),
-    "rate 0.03": Idea("learning rate 0.03", B | {"learning_rate": 0.03}),
-    "decay 2e-4": Idea("weight decay 2e-4", B | {"weight_decay": 2e-4}),
-    "decay 1e-3": Idea("weight decay 1e-3", B | {"weight_decay": 1e-3}),
-    "smoothing 0.1": Idea("label smoothing 0.1", B, hooks=(step(smoothing=0.1),)),
-    "smoothing 0.03": Idea("label smoothing 0.03", B, hooks=(step(smoothing=0.03),)),
-    "mixup 0.2": Idea("mixup, Beta(0.2, 0.2)", B, hooks=(step(mixup=0.2),)),
-    "sam 0.05": Idea("sharpness-aware, radius 0.05; twice the work", B, hooks=(step(sam=0.05),)),
-    "sam 0.1": Idea("sharpness-aware, radius 0.1; twice the work", B, hooks=(step(sam=0.1),)),
-    "teacher 0.5": Idea(
-        "half of each label from the averaged weights", B, hooks=(step(teacher=0.5),)
-    ),
-    "strong": Idea("±15°, ±3 px, ±15%, ±10° shear", B, strength(15, 3, 0.15, 10)),
-    "weak": Idea("±7°, ±1.5 px, ±7%, ±3° shear", B, strength(7, 1.5, 0.07, 3)),
-    "strong to weak": Idea("strong ×1.5, in the end ×0.5", B, hooks=(fading(1.5, 0.5),)),
-    "elastic 0.5": Idea("elastic, 0.5 px, 7×7 cells", B, hooks=(elastic(0.5, 7),)),
-    "elastic 0.8": Idea("elastic, 0.8 px, 6×6 cells", B, hooks=(elastic(0.8, 6),)),
-    "elastic 1.2": Idea("elastic, 1.2 px, 5×5 cells", B, hooks=(elastic(1.2, 5),)),
-    "erasing 8": Idea("an 8×8 square blank in half of them", B, hooks=(erasing(8),)),
-    "average 0.9995": Idea("moving average 0.9995", B, {"EMA_DECAY": 0.9995}),
-    "average 0.998": Idea("moving average 0.998", B, {"EMA_DECAY": 0.998}),
-    "warm-up 0.3": Idea("warm-up over 30% of the steps", B, {"WARMUP": 0.3}),
-    "kaiming": Idea("He's initialization", B, hooks=(kaiming,)),
-    "slow convolutions": Idea("gradients of the convolutions ×0.5", B, hooks=(rates(0.5),)),
-    "40 epochs": Idea("no distortion changed", LONG),
-    "40, fading": Idea("distortion ×1.5, in the end ×0.5", LONG, hooks=(fading(1.5, 0.5),)),
-    "40, fading more": Idea("distortion ×2, in the end ×0.3", LONG, hooks=(fading(2, 0.3),)),
+    "base": Idea("steady distortion, weight decay 5e-4, average 0.999", BASE),
+    "batch 256": Idea("", BASE | {"batch_size": 256, "learning_rate": 0.1}),
+    "rate 0.1": Idea("", BASE | {"learning_rate": 0.1}),
+    "decay 2e-4": Idea("weight decay 2e-4", BASE | {"weight_decay": 2e-4}),
+    "decay 1e-3": Idea("weight decay 1e-3", BASE | {"weight_decay": 1e-3}),
+    "smoothing 0.1": Idea("label smoothing 0.1", BASE, hooks=(step(smoothing=0.1),)),
+    "mixup 0.2": Idea("mixup, Beta(0.2, 0.2)", BASE, hooks=(step(mixup=0.2),)),
+    "sam 0.05": Idea("sharpness-aware, radius 0.05; twice the work", BASE, hooks=(step(sam=0.05),)),
+    "teacher 0.5": Idea("half of each label from the average", BASE, hooks=(step(teacher=0.5),)),
+    "strong": Idea("±15°, ±3 px, ±15%, ±10° shear", BASE, distortion(1.5, 1.5) | {"MAX_SHEAR": 10}),
+    "strong to weak": Idea("distortion ×1.5, in the end ×0.5", BASE, FADING),
+    "elastic 0.8": Idea("elastic, 0.8 px, 6×6 cells", BASE, hooks=(elastic(0.8, 6),)),
+    "erasing 8": Idea("an 8×8 square blank in half of them", BASE, hooks=(erasing(8),)),
+    "average 0.9995": Idea("", BASE, STEADY | {"EMA_DECAY": 0.9995}),
+    "warm-up 0.3": Idea("warm-up over 30% of the steps", BASE, STEADY | {"WARMUP": 0.3}),
+    "kaiming": Idea("He's initialization", BASE, hooks=(kaiming,)),
+    "slow convolutions": Idea("gradients of the convolutions ×0.5", BASE, hooks=(rates(0.5),)),
+    "float32": Idea("float32 throughout", BASE | {"precision": "float32"}),
+    "40 epochs": Idea("decay 2e-4", LONG),
+    "40, fading": Idea("distortion ×1.5 to ×0.5, decay 2e-4", LONG, FADING),
+    "40, fading more": Idea("distortion ×2 to ×0.3, decay 2e-4", LONG, MORE),
     "40, fading, elastic": Idea(
-        "distortion ×1.5 to ×0.5, elastic 1 px to 0.3 px on 6×6 cells",
-        LONG,
-        hooks=(fading(1.5, 0.5), elastic(1, 6, 0.3)),
+        "the same, elastic 1 px to 0.3 px, 6×6 cells", LONG, FADING, hooks=(elastic(1, 6, 0.3),)
     ),
-    "40, fading, average 0.9995": Idea(
-        "distortion ×1.5 to ×0.5", LONG, {"EMA_DECAY": 0.9995}, hooks=(fading(1.5, 0.5),)
+    "40, fading, decay 1e-4": Idea("decay 1e-4", LONG | {"weight_decay": 1e-4}, FADING),
+    "40, fading, decay 5e-4": Idea("decay 5e-4", LONG | {"weight_decay": 5e-4}, FADING),
+    "40, fading more, 1e-4": Idea("×2 to ×0.3, decay 1e-4", LONG | D4, MORE),
+    "40, fading most, 1e-4": Idea("×2.5 to ×0.3, decay 1e-4", LONG | D4, distortion(2.5, 0.3)),
+    "40, fading to nothing, 1e-4": Idea("×2 to ×0.05, decay 1e-4", LONG | D4, distortion(2, 0.05)),
+    "40, more, elastic, 1e-4": Idea(
+        "×2 to ×0.3, elastic 1 px to 0.3 px, 6×6", LONG | D4, MORE, (elastic(1, 6, 0.3),)
     ),
-    "40, fading, sam 0.05": Idea(
-        "distortion ×1.5 to ×0.5", LONG, hooks=(fading(1.5, 0.5), step(sam=0.05))
+    "40, more, 5e-5": Idea("×2 to ×0.3, decay 5e-5", LONG | {"weight_decay": 5e-5}, MORE),
+    "40, more, 1e-4, rate 0.15": Idea(
+        "×2 to ×0.3, decay 1e-4", LONG | D4 | {"learning_rate": 0.15}, MORE
     ),
-    "40, fading, decay 2e-4": Idea(
-        "distortion ×1.5 to ×0.5", LONG | {"weight_decay": 2e-4}, hooks=(fading(1.5, 0.5),)
+    "40, more, 1e-4, sam 0.05": Idea(
+        "×2 to ×0.3, sharpness-aware, radius 0.05", LONG | D4, MORE, (step(sam=0.05),)
     ),
-    "40, fading, decay 1e-3": Idea(
-        "distortion ×1.5 to ×0.5", LONG | {"weight_decay": 1e-3}, hooks=(fading(1.5, 0.5),)
+    "40, more, 1e-4, smoothing": Idea(
+        "×2 to ×0.3, label smoothing 0.05", LONG | D4, MORE, (step(smoothing=0.05),)
     ),
-    "float32": Idea("float32 throughout", B | {"precision": "float32"}),
+    "80, more, 1e-4": Idea("×2 to ×0.3, decay 1e-4", LONG | D4 | {"epochs": 80}, MORE),
+    "20, more, 1e-4": Idea("×2 to ×0.3, decay 1e-4", LONG | D4 | {"epochs": 20}, MORE),
+    "20, fading": Idea("decay 2e-4", LONG | {"epochs": 20}, FADING),
+    "20, fading, batch 512": Idea(
+        "decay 2e-4", LONG | {"epochs": 20, "batch_size": 512, "learning_rate": 0.2}, FADING
+    ),
+    "3 epochs": Idea("distortion ×1.5 to ×0.5, decay 2e-4", SHORT, FADING),
+    "3, rate 0.1": Idea("the same", SHORT | {"learning_rate": 0.1}, FADING),
+    "3, batch 256, 0.1": Idea("same", SHORT | {"batch_size": 256, "learning_rate": 0.1}, FADING),
+    "3, batch 256, 0.2": Idea("same", SHORT | {"batch_size": 256, "learning_rate": 0.2}, FADING),
+    "3, light": Idea("distortion ×0.7 to ×0.2", SHORT, distortion(0.7, 0.2)),
+    "3, light, rate 0.1": Idea("the same", SHORT | {"learning_rate": 0.1}, distortion(0.7, 0.2)),
 }
 
 # ---- One run -----------------------------------------------------------------------------

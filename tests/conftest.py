@@ -45,7 +45,7 @@ def checkpoint(trained, tmp_path_factory) -> Path:
     """The same network, saved."""
     path = tmp_path_factory.mktemp("trained") / "mnist_cnn.pt"
     model, history = trained
-    save_checkpoint(path, model, describe("bundled sample", history))
+    save_checkpoint(path, model, describe("bundled sample", history, "pytest"))
     return path
 
 

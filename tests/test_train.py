@@ -1,5 +1,6 @@
 """train.py: training, evaluation, the files it writes, and its command line."""
 
+import dataclasses
 import json
 import math
 import os
@@ -162,6 +163,22 @@ def test_settings_out_of_range_are_value_errors(name, value):
         Settings(**{name: value})
 
 
+def test_the_distortion_fades_from_the_first_step_to_the_last(monkeypatch):
+    shown, strengths = load_sample(False), []
+    augment = train.augment
+
+    def recording(images, generator, strength):
+        strengths.append(strength)
+        return augment(images, generator, strength)
+
+    monkeypatch.setattr(train, "augment", recording)
+    train.train(shown, shown, Settings(epochs=2, batch_size=250), quiet=True)
+    assert len(strengths) == 8
+    assert strengths == sorted(strengths, reverse=True)
+    assert strengths[0] == pytest.approx(1 - (1 - train.LAST_STRENGTH) / 8)
+    assert strengths[-1] == pytest.approx(train.LAST_STRENGTH)
+
+
 # ---- The command line ---------------------------------------------------------------------
 
 
@@ -244,6 +261,11 @@ def test_the_history_holds_every_number_and_the_checkpoint_says_what_it_is(finis
     assert metadata["data"] == history["data"]
     assert metadata["settings"] == history["settings"]
     assert metadata["epochs_finished"] == 2
+    assert metadata["command"] == history["command"]
+    assert metadata["command"].startswith("python train.py --epochs 2 --batch-size 64 ")
+    arguments, settings = train.parse_arguments(metadata["command"].split()[2:])
+    assert arguments.sample
+    assert dataclasses.asdict(settings) == metadata["settings"]
     assert metadata["result"]["misses"] == last["misses"]
     assert evaluate(model, load_sample(False)).misses == last["misses"]
 
