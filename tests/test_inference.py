@@ -49,9 +49,12 @@ def test_the_shipped_weights_are_mnist_s_and_read_nearly_all_of_the_sample(predi
     metadata = predictor.metadata
     assert metadata["data"] == "MNIST"
     assert metadata["train_digits"] == 60_000
-    assert metadata["settings"]["epochs"] == metadata["epochs_finished"] == 20
-    assert metadata["settings"]["seed"] == 0
-    assert metadata["result"]["test_accuracy"] >= 0.995
+    assert metadata["command"] == "python train.py --epochs 60"
+    assert metadata["settings"]["epochs"] == metadata["epochs_finished"] == 60
+    assert metadata["settings"]["seed"] == 0  # fixed before, not the luckiest
+    assert {"python", "torch", "numpy"} <= set(metadata["versions"])
+    assert metadata["result"]["test_accuracy"] == 1 - metadata["result"]["misses"] / 10_000
+    assert metadata["result"]["misses"] <= 35
     for split in (True, False):  # the network was trained on these
         digits = load_sample(split)
         assert evaluate(predictor.model, digits).accuracy > 0.99
