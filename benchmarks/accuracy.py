@@ -265,7 +265,7 @@ IDEAS = {
 DECIDED = {  # arguments of train.py
     "default": [],
     "record": ["--epochs", "60"],
-    "short": ["--epochs", "3", "--batch-size", "128"],
+    "short": ["--epochs", "3"],
 }
 INTRODUCTION = [
     "Written by `benchmarks/accuracy.py`, from `accuracy.jsonl`. Misses are those of each seed,",

@@ -36,8 +36,8 @@ def mnist_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def trained():
-    """A network trained on the bundled sample for three epochs, and its history."""
-    return train(load_sample(True), load_sample(False), Settings(epochs=3), quiet=True)
+    """A network trained on the bundled sample for six epochs, and its history."""
+    return train(load_sample(True), load_sample(False), Settings(epochs=6), quiet=True)
 
 
 @pytest.fixture(scope="session")

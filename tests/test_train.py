@@ -118,7 +118,7 @@ def test_quiet_training_prints_nothing(capfd):
 def test_training_can_be_watched_step_by_step_and_epoch_by_epoch():
     digits = Digits(*(tensor[:300] for tensor in load_sample(True)))
     seen = []
-    settings = Settings(epochs=2)
+    settings = Settings(epochs=2, batch_size=128)
 
     def watch(step, steps, epochs):
         seen.append((step, steps, len(epochs)))
