@@ -217,7 +217,7 @@ def random_grid(n: int, generator: torch.Generator, strength: float) -> torch.Te
 WARMUP = 0.15  # share of all steps
 EMA_DECAY = 0.999
 TEMPERATURE = 1.413  # of the probabilities; from benchmarks/confidence.py --fit --epochs 60
-LARGEST_SLICE = 4096  # images that go through the network at once while it trains
+LARGEST_SLICE = 1024  # images that go through the network at once while it trains
 EVALUATION_BATCH = 250  # images; small enough for the processor's cache
 
 
