@@ -501,7 +501,7 @@ def training_step(
     """Take one step down the gradient of the mean loss of a batch; return its total loss.
 
     Of several processes each has a share of the batch, which may be empty. A large batch goes
-    through the network in slices, as memory would not hold it.
+    through the network in slices, which take less memory and are as fast.
     """
     mixed, n_processes = precision == "bfloat16", process_rank()[1]
     n_slices = math.ceil(batch_size / (n_processes * LARGEST_SLICE))  # the same in each process

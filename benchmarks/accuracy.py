@@ -121,10 +121,10 @@ def step(smoothing: float = 0, mixup: float = 0, sam: float = 0, teacher: float 
 
     def hook(settings: Settings, n: int) -> dict:
         averages = []
-        update = train.update_average
+        update, progress = train.update_average, count_steps(settings, n)
 
         def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
-            averages[:] = [average, step / (settings.epochs * math.ceil(n / settings.batch_size))]
+            averages[:] = [average]
             update(average, model, step)
 
         def training_step(model, optimizer, images, labels, precision, batch_size):
@@ -132,7 +132,7 @@ def step(smoothing: float = 0, mixup: float = 0, sam: float = 0, teacher: float 
             targets = targets * (1 - smoothing) + smoothing / NUM_CLASSES
             mixed = precision == "bfloat16"
             autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed)
-            if teacher and averages and averages[1] > 0.3:
+            if teacher and next(progress) > 0.3:
                 with torch.no_grad(), autocast:
                     soft = averages[0](images).float().softmax(dim=1)
                 targets = targets.lerp(soft, teacher)
@@ -314,15 +314,8 @@ def try_idea(name: str, seed: int, data_dir: Path) -> dict:
     started = time.perf_counter()
     with applied(idea, settings, len(digits.labels)):
         model, history = train.train(digits, few, settings, quiet=True)
-    return {
-        "name": name,
-        "set": "held out",
-        "seed": seed,
-        "misses": train.evaluate(model, held_out).misses,
-        "seconds": round(time.perf_counter() - started),
-        "threads": torch.get_num_threads(),
-        "settings": history["settings"],
-    }
+    misses = train.evaluate(model, held_out).misses
+    return result(name, "held out", misses, time.perf_counter() - started, history)
 
 
 def decided_command(name: str) -> list[str]:
@@ -337,14 +330,19 @@ def run_decided(name: str, seed: int, data_dir: Path) -> dict:
     command += ["--data-dir", str(data_dir.resolve()), "--output-dir", str(output_dir)]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=PROJECT_DIR)
-    seconds = round(time.perf_counter() - started)
+    seconds = time.perf_counter() - started
     history = json.loads((output_dir / "history.json").read_text())
+    return result(name, "test", history["epochs"][-1]["misses"], seconds, history)
+
+
+def result(name: str, which: str, misses: int, seconds: float, history: dict) -> dict:
+    """Return the row of accuracy.jsonl for a run that has left this history."""
     return {
         "name": name,
-        "set": "test",
-        "seed": seed,
-        "misses": history["epochs"][-1]["misses"],
-        "seconds": seconds,
+        "set": which,
+        "seed": history["settings"]["seed"],
+        "misses": misses,
+        "seconds": round(seconds),
         "threads": history["threads"],
         "settings": history["settings"],
     }

@@ -57,6 +57,7 @@ from train import (  # noqa: E402
 LAYERS = (28 * 28 * 9 * 32, 14 * 14 * 9 * 32 * 64, 64 * 7 * 7 * 128, 128 * 10)
 MULTIPLY_ADDS = 3 * sum(LAYERS) - LAYERS[0]
 MATRIX = 1024  # rows and columns of the matrices of the floor
+BASELINE = "usual script, our network, float32"
 BATCH_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 
 # ---- Rows --------------------------------------------------------------------------------
@@ -156,25 +157,19 @@ def make_rows(data_dir: Path, n: int, device: str) -> dict[str, Callable[[], flo
     return rows
 
 
-BASELINE = "usual script, our network, float32"
-
 # ---- Table and plot ----------------------------------------------------------------------
 
 
-def peak_memory(*arguments: str) -> float:
-    """Return the highest resident memory, in MB, of this script with other arguments."""
-    return json.loads(run_alone(*arguments))["peak_mb"]
-
-
-def run_alone(*arguments: str, **environment: str) -> str:
-    """Run this script in a process of its own; return what it printed."""
-    return subprocess.run(
+def run_alone(*arguments: str, **environment: str) -> dict:
+    """Run this script in a process of its own; return what `report_alone` printed there."""
+    process = subprocess.run(
         [sys.executable, __file__, *arguments],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
-    ).stdout
+    )
+    return json.loads(process.stdout)
 
 
 def report_alone(images_per_second: float) -> None:
@@ -205,7 +200,7 @@ def print_table(arguments: argparse.Namespace) -> None:
         precision = "bfloat16" if "bfloat16" in name else "float32"
         share = f"1/{medians[f'floor, {precision}'] / speed:.2f}"
         alone = ("--row", name, "--data-dir", str(data_dir), "--device", arguments.device)
-        memory = f"{peak_memory(*alone):,.0f}"
+        memory = f"{run_alone(*alone)['peak_mb']:,.0f}"
         print(
             f"| {name} | {speed:,.0f} | {spread} | {60000 / speed:.1f} | {ratio} | {share} "
             f"| {memory} |",
@@ -221,26 +216,21 @@ def plot_batch_sizes(arguments: argparse.Namespace) -> None:
     for _ in range(arguments.rounds):
         for size, threads in points:
             alone = ("--batch-size", str(size), "--data-dir", str(arguments.data_dir))
-            text = run_alone(*alone, OMP_NUM_THREADS=str(threads))
-            found[size, threads].append(json.loads(text))
+            found[size, threads].append(run_alone(*alone, OMP_NUM_THREADS=str(threads)))
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     print(f"{machine('cpu')}; medians of {arguments.rounds} rounds\n")
     print("| batch size | threads | images/s | MB |\n| --- | --- | --- | --- |")
     for threads in sorted({1, all_threads}):
+        speeds, memory = (
+            [statistics.median(run[key] for run in found[size, threads]) for size in BATCH_SIZES]
+            for key in ("images_per_second", "peak_mb")
+        )
         label = f"{threads} thread{'s' if threads > 1 else ''}"
-        for axes, key in ((left, "images_per_second"), (right, "peak_mb")):
-            values = [
-                statistics.median(each[key] for each in found[size, threads])
-                for size in BATCH_SIZES
-            ]
-            axes.plot(BATCH_SIZES, values, "o-", label=label)
-        for size in BATCH_SIZES:
-            medians = [
-                statistics.median(each[key] for each in found[size, threads])
-                for key in ("images_per_second", "peak_mb")
-            ]
-            print(f"| {size:,} | {threads} | {medians[0]:,.0f} | {medians[1]:,.0f} |")
+        left.plot(BATCH_SIZES, speeds, "o-", label=label)
+        right.plot(BATCH_SIZES, memory, "o-", label=label)
+        for size, speed, peak in zip(BATCH_SIZES, speeds, memory, strict=True):
+            print(f"| {size:,} | {threads} | {speed:,.0f} | {peak:,.0f} |")
     left.set(title="Speed of training", ylabel="images per second")
     right.set(title="Memory", ylabel="peak of the process (MB)")
     for axes in (left, right):
