@@ -17,7 +17,8 @@ import anywidget
 import torch
 import traitlets
 
-from inference import MNISTPredictor, to_image
+from inference import MNISTPredictor
+from preprocessing import to_image
 
 # ---- In the browser ----------------------------------------------------------------------
 

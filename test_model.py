@@ -13,29 +13,22 @@ from pathlib import Path
 
 import torch
 
+from checkpoint import save_checkpoint
+from data import PROJECT_DIR, load_sample
 from inference import MNISTPredictor
-from model import save_checkpoint
-from train import (
-    PROJECT_DIR,
-    Settings,
-    check_output_dir,
-    describe,
-    load_sample,
-    plot_digits,
-    save_figure,
-    train,
-)
+from plots import plot_digits, save_figure
+from train import Settings, describe, train
 
 EPOCHS = 12
 LEAST_ACCURACY = 0.96
-DATA_NAME = "bundled sample of MNIST"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the check; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    # argparse would print the whole usage first.
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS,  # an error is one line
+        description=__doc__.splitlines()[0],
+    )
     output_dir = PROJECT_DIR / "outputs" / "test_model"
     parser.add_argument("--output-dir", type=Path, default=output_dir, help="where results go")
     output_dir = parser.parse_args(argv).output_dir
@@ -51,12 +44,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(output_dir: Path) -> int:
     """Train, save, load, predict and draw; return 1 if too few digits were read correctly."""
-    check_output_dir(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint, picture = output_dir / "mnist_cnn.pt", output_dir / "predictions.png"
     started = time.perf_counter()
     training, digits = load_sample(train=True), load_sample(train=False)
     model, history = train(training, digits, Settings(epochs=EPOCHS))
-    save_checkpoint(checkpoint, model, describe(DATA_NAME, history, "python test_model.py"))
+    save_checkpoint(checkpoint, model, describe(history, "python test_model.py"))
 
     predictions = MNISTPredictor(checkpoint).predict_batch(digits.images)
     read = torch.tensor([prediction.digit for prediction in predictions])
@@ -73,7 +66,7 @@ def check(output_dir: Path) -> int:
         for i in shown
     ]
     heading = f"{correct} of {len(read)} read correctly: true digit → read as (confidence)"
-    save_figure(picture, plot_digits(digits.images[shown], titles, heading), DATA_NAME)
+    save_figure(picture, plot_digits(digits.images[shown], titles, heading), digits.name)
 
     passed = accuracy >= LEAST_ACCURACY
     print(

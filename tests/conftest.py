@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model import save_checkpoint
-from train import Settings, describe, load_sample, train
+from checkpoint import save_checkpoint
+from data import load_sample
+from train import Settings, describe, train
 
 
 def unavailable(reason: str) -> None:
@@ -17,7 +18,7 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason, allow_module_level=True)
 
 
-slowest = pytest.mark.skipif(
+manual = pytest.mark.skipif(
     "SLOW" not in os.environ, reason="takes long: SLOW=1 python -m pytest runs it"
 )
 slow = pytest.mark.skipif(
@@ -37,7 +38,7 @@ def mnist_dir() -> Path:
 @pytest.fixture(scope="session")
 def trained():
     """A network trained on the bundled sample for six epochs, and its history."""
-    return train(load_sample(True), load_sample(False), Settings(epochs=6), quiet=True)
+    return train(load_sample(True), load_sample(False), Settings(epochs=6))
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,7 @@ def checkpoint(trained, tmp_path_factory) -> Path:
     """The same network, saved."""
     path = tmp_path_factory.mktemp("trained") / "mnist_cnn.pt"
     model, history = trained
-    save_checkpoint(path, model, describe("bundled sample", history, "pytest"))
+    save_checkpoint(path, model, describe(history, "pytest"))
     return path
 
 

@@ -1,4 +1,4 @@
-"""train.py: the bundled sample, MNIST itself, and what happens when a file is bad."""
+"""data.py: the bundled sample, MNIST itself, and what happens when a file is bad."""
 
 import gzip
 import hashlib
@@ -12,8 +12,8 @@ import pytest
 import torch
 import torchvision
 
-import train
-from train import MNISTUnavailable, load_mnist, load_sample
+import data
+from data import PROJECT_DIR, augment, load_mnist, load_sample
 
 SAMPLE_DIGESTS = [  # images and labels to train on, images and labels to test on
     "52454974f5606fb1",
@@ -21,11 +21,32 @@ SAMPLE_DIGESTS = [  # images and labels to train on, images and labels to test o
     "05f16c885f80bb90",
     "abbc512c3acb0f8c",
 ]
-SAMPLE_RAW = train.PROJECT_DIR / "sample" / "MNIST" / "raw"
+SAMPLE_RAW = PROJECT_DIR / "sample" / "MNIST" / "raw"
+
+
+def arrays(digits):
+    return digits.images, digits.labels
 
 
 def sha256(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+def test_digits_have_a_length_and_are_cut_by_slices_indices_and_masks():
+    digits = load_sample(train=False)
+    assert len(digits) == 1000
+    for rows, expected in (
+        (slice(3, 9), range(3, 9)),
+        (torch.tensor([7, 1]), [7, 1]),
+        (digits.labels == 4, (digits.labels == 4).nonzero().flatten().tolist()),
+        (slice(0), []),
+    ):
+        some = digits[rows]
+        assert len(some) == len(expected)
+        assert torch.equal(some.images, digits.images[list(expected)])
+        assert torch.equal(some.labels, digits.labels[list(expected)])
+        assert some.name == digits.name == "bundled sample of MNIST"
+    assert digits.to("cpu").labels.device.type == "cpu"
 
 
 def test_the_sample_is_5000_digits_500_a_class():
@@ -42,13 +63,13 @@ def test_the_sample_is_5000_digits_500_a_class():
 
 def test_the_sample_is_the_one_that_was_bundled():
     assert sum(file.stat().st_size for file in SAMPLE_RAW.iterdir()) < 1_100_000
-    digests = [sha256(tensor) for split in (True, False) for tensor in load_sample(split)]
+    digests = [sha256(tensor) for split in (True, False) for tensor in arrays(load_sample(split))]
     assert [digest[:16] for digest in digests] == SAMPLE_DIGESTS
 
 
 def test_the_sample_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(load_sample(train=False).labels) == 1000
+    assert len(load_sample(train=False)) == 1000
 
 
 def test_the_sample_is_part_of_the_training_set_with_its_labels(mnist_dir):
@@ -58,7 +79,7 @@ def test_the_sample_is_part_of_the_training_set_with_its_labels(mnist_dir):
         for image, label in zip(official.images.numpy(), official.labels.tolist(), strict=True)
     }
     for split in (True, False):
-        images, labels = load_sample(split)
+        images, labels = arrays(load_sample(split))
         assert [label_of[image.tobytes()] for image in images.numpy()] == labels.tolist()
 
 
@@ -105,13 +126,13 @@ def empty(content: bytes) -> bytes:
 def sample_as_mnist(tmp_path, monkeypatch) -> Path:
     """A data folder whose files are small: the sample stands in for MNIST, digests and all."""
     shutil.copytree(SAMPLE_RAW, tmp_path / "MNIST" / "raw")
-    monkeypatch.setattr(train, "MNIST_SHA256", train.SAMPLE_SHA256)
+    monkeypatch.setattr(data, "MNIST_SHA256", data.SAMPLE_SHA256)
     return tmp_path
 
 
 @pytest.mark.parametrize("damage", [cut, alter, grow, empty])
 @pytest.mark.parametrize("extracted", [False, True])
-@pytest.mark.parametrize("name", list(train.MNIST_SHA256))
+@pytest.mark.parametrize("name", list(data.MNIST_SHA256))
 def test_a_damaged_file_is_named_and_left_alone(sample_as_mnist, name, extracted, damage):
     path = sample_as_mnist / "MNIST" / "raw" / f"{name}.gz"
     if extracted:
@@ -129,11 +150,11 @@ def test_a_damaged_file_is_named_and_left_alone(sample_as_mnist, name, extracted
     assert path.read_bytes() == damaged
 
 
-@pytest.mark.parametrize("name", list(train.MNIST_SHA256))
+@pytest.mark.parametrize("name", list(data.MNIST_SHA256))
 def test_each_file_that_is_missing_is_named(sample_as_mnist, name):
     path = sample_as_mnist / "MNIST" / "raw" / f"{name}.gz"
     path.unlink()
-    with pytest.raises(MNISTUnavailable) as caught:
+    with pytest.raises(FileNotFoundError) as caught:
         load_mnist(sample_as_mnist, train=name.startswith("train"), download=False)
     assert str(path) in str(caught.value)
 
@@ -209,11 +230,11 @@ def mirror(tmp_path, monkeypatch):
 
 def test_mnist_is_downloaded_verified_and_kept(mnist_dir, mirror, tmp_path):
     mirror(mnist_dir / "MNIST" / "raw")
-    assert len(load_mnist(tmp_path, train=False).labels) == 10_000
+    assert len(load_mnist(tmp_path, train=False)) == 10_000
     mirror(mnist_dir / "MNIST" / "raw", "missing")
-    assert len(load_mnist(tmp_path, train=True).labels) == 60_000  # already there
+    assert len(load_mnist(tmp_path, train=True)) == 60_000  # already there
     names = sorted(path.name for path in (tmp_path / "MNIST").rglob("*"))
-    assert names == sorted(["raw", *train.MNIST_SHA256, *(f"{n}.gz" for n in train.MNIST_SHA256)])
+    assert names == sorted(["raw", *data.MNIST_SHA256, *(f"{n}.gz" for n in data.MNIST_SHA256)])
 
 
 FAILURES = ["missing", "half", "altered", "stalled", "redirects for ever", "a page", "refuses"]
@@ -221,10 +242,10 @@ FAILURES = ["missing", "half", "altered", "stalled", "redirects for ever", "a pa
 
 @pytest.mark.parametrize("behaviour", FAILURES)
 def test_a_failed_download_is_one_line_and_leaves_no_file(mirror, tmp_path, behaviour, monkeypatch):
-    monkeypatch.setattr(train, "DOWNLOAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 0.5)
     mirror(SAMPLE_RAW, behaviour)  # right names; the MD5 that torchvision knows is of others
     started = time.monotonic()
-    with pytest.raises(MNISTUnavailable, match="could not be downloaded") as caught:
+    with pytest.raises(FileNotFoundError, match="could not be downloaded") as caught:
         load_mnist(tmp_path, train=True)
     assert time.monotonic() - started < 20  # it did not wait for the mirror
     assert "\n" not in str(caught.value)
@@ -234,16 +255,16 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(mirror, tmp_path, beha
 def test_augmentation_moves_every_digit_a_little_and_differently():
     images = load_sample(train=False).images
     before = images.clone()
-    first = train.augment(images, torch.Generator().manual_seed(0))
-    second = train.augment(images, torch.Generator().manual_seed(0))
-    other = train.augment(images, torch.Generator().manual_seed(1))
+    first = augment(images, torch.Generator().manual_seed(0))
+    second = augment(images, torch.Generator().manual_seed(0))
+    other = augment(images, torch.Generator().manual_seed(1))
     assert first.shape == (1000, 1, 28, 28)
     assert first.dtype == torch.float32
     assert first.min() >= 0 and first.max() <= 255.01
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(images, before)
-    repeated = train.augment(images[:1].repeat(50, 1, 1), torch.Generator().manual_seed(0))
+    repeated = augment(images[:1].repeat(50, 1, 1), torch.Generator().manual_seed(0))
     assert len(repeated.flatten(1).unique(dim=0)) == 50
 
     # Centres of mass move by up to the shift, plus what turning about the middle adds; ink
@@ -257,7 +278,7 @@ def test_augmentation_moves_every_digit_a_little_and_differently():
         (1, 5, 1.2, 0.6, 1.55),
         (1 / 3, 2, 0.4, 0.85, 1.2),
     ]:
-        shown = train.augment(images, torch.Generator().manual_seed(0), strength)
+        shown = augment(images, torch.Generator().manual_seed(0), strength)
         moved = center(shown[:, 0]) - center(images)
         assert moved.abs().max() < farthest
         assert spread < moved.std(dim=0).min() < 2 * spread

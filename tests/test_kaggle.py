@@ -5,15 +5,16 @@ import pytest
 import torch
 
 import inference
-from inference import read_kaggle
-from train import Digits, evaluate, load_mnist, load_sample
+from data import load_mnist, load_sample
+from kaggle import read_kaggle
+from train import evaluate
 
 HEADER = ",".join(f"pixel{i}" for i in range(784))
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return Digits(*(tensor[:40] for tensor in load_sample(train=False)))
+    return load_sample(train=False)[:40]
 
 
 @pytest.fixture

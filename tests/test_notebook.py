@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import unavailable
 
+from data import load_sample
 from inference import MNISTPredictor
-from train import load_sample
 
 try:
     import anywidget  # noqa: F401

@@ -7,8 +7,11 @@ import pytest
 from PIL import Image
 
 import test_model as quick_check
-from model import load_checkpoint
-from train import PROJECT_DIR
+from checkpoint import load_checkpoint
+from data import PROJECT_DIR
+
+MODULES = ["layers", "distributed", "model", "checkpoint", "data", "preprocessing", "plots"]
+MODULES += ["train", "kaggle", "inference", "test_model"]
 
 
 def test_the_quick_check_trains_saves_reads_draws_and_passes(tmp_path):
@@ -40,7 +43,7 @@ def test_the_quick_check_says_in_one_line_that_it_cannot_write(tmp_path, capsys)
     assert str(path) in err
 
 
-@pytest.mark.parametrize("name", ["model", "train", "inference", "test_model"])
+@pytest.mark.parametrize("name", MODULES)
 def test_every_module_imports_without_side_effects(name, tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(PROJECT_DIR)!r}); import torch;"

@@ -6,6 +6,7 @@ In CI, and with SLOW=1, 20 times; KILLS=200 sets another number.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 from conftest import slow
 
 import train
-from model import CheckpointError, load_checkpoint, save_sealed, unseal
-from train import PROJECT_DIR, STATE_FORMAT
+from checkpoint import CheckpointError, load_checkpoint, load_with_checksum, save_with_checksum
+from data import PROJECT_DIR
+from train import STATE_FORMAT
 
 KILLS = int(os.environ.get("KILLS", "20"))
 # Small epochs: much of the time goes into writing the state.
@@ -93,7 +95,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path, uninter
             else:
                 writes += bool(list(folder.glob(".*.tmp")))
             if (folder / "training_state.pt").exists():  # whole at every moment
-                unseal((folder / "training_state.pt").read_bytes(), folder, STATE_FORMAT)
+                load_with_checksum(folder / "training_state.pt", STATE_FORMAT)
         check_equal(folder, uninterrupted)
     print(f"\n{kills} kills, {writes} of them inside a write, in {runs} runs: nothing lost")
     assert writes > 0
@@ -107,7 +109,7 @@ def test_ctrl_c_leaves_a_state_that_resumes(tmp_path, uninterrupted):
             break
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "--resume goes on after epoch" in err
+    assert "the same command with --resume goes on after the last finished epoch" in err
     code, out, err = run(tmp_path, *SETTINGS, "--resume")
     assert (code, err) == (0, "")
     assert "resuming after epoch" in out
@@ -120,11 +122,13 @@ def test_with_nothing_to_resume_it_starts_afresh_and_says_so(tmp_path, capsys):
     assert (tmp_path / "mnist_cnn.pt").exists()
 
 
-def test_a_finished_run_says_so_and_touches_nothing(tmp_path, uninterrupted, capsys):
-    before = {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir() if path.suffix}
-    assert train.main(["--output-dir", str(uninterrupted), *SETTINGS, "--resume"]) == 0
-    assert "finished already" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+def test_a_finished_run_writes_its_results_again_the_very_same(tmp_path, uninterrupted):
+    folder = shutil.copytree(uninterrupted, tmp_path / "outputs")
+    (folder / "mnist_cnn.pt").unlink()
+    code, out, err = run(folder, *SETTINGS, "--resume")
+    assert (code, err) == (0, "")
+    assert "resuming after epoch 6 of 6" in out
+    check_equal(folder, uninterrupted)
 
 
 def test_a_run_killed_before_its_results_were_written_writes_them(tmp_path, uninterrupted):
@@ -175,7 +179,7 @@ def test_a_damaged_foreign_or_older_state_is_refused_in_one_line(tmp_path, unint
 
     assert "training_state.pt: damaged" in refused(whole[:-1000])
     assert "training_state.pt: damaged" in refused(b"")
-    save_sealed(path, STATE_FORMAT, {"version": 1})
+    save_with_checksum(path, STATE_FORMAT, {"version": 1})
     assert "version 1, not" in refused(path.read_bytes())
     assert "mnist-classifier" in refused((uninterrupted / "mnist_cnn.pt").read_bytes())
     with pytest.raises(CheckpointError, match="it holds 'mnist-classifier training state'"):
@@ -184,11 +188,13 @@ def test_a_damaged_foreign_or_older_state_is_refused_in_one_line(tmp_path, unint
     for place in random_bytes.sample(range(len(whole)), 300):
         altered = bytearray(whole)
         altered[place] ^= 1 << random_bytes.randrange(8)
+        path.write_bytes(altered)
         with pytest.raises(CheckpointError, match="damaged"):
-            unseal(bytes(altered), path, STATE_FORMAT)
+            load_with_checksum(path, STATE_FORMAT)
     for size in range(0, len(whole), 4096):
+        path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match="damaged"):
-            unseal(whole[:size], path, STATE_FORMAT)
+            load_with_checksum(path, STATE_FORMAT)
 
 
 def test_a_second_run_into_the_same_folder_says_so_and_stops(tmp_path):
