@@ -17,11 +17,11 @@ import importlib.metadata
 import json
 import math
 import platform
+import random
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -158,11 +158,8 @@ class Trainer:
         if settings.device == "cpu":
             keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # the same seed, the same weights: on a GPU too
-        seed = settings.seed + rank()
-        torch.manual_seed(seed)  # for the initial weights and dropout
-        self.generator = torch.Generator(settings.device).manual_seed(seed)  # for all the rest
+        torch.manual_seed(settings.seed)
         self.model = MNISTClassifier().to(settings.device, memory_format=torch.channels_last)
-        self.model.load_state_dict(from_first(self.model.state_dict))
         self.average = copy.deepcopy(self.model).eval()
         self.optimizer = make_optimizer(self.model, settings)
         self.history = {
@@ -202,9 +199,13 @@ class Trainer:
         started, settings = time.perf_counter(), self.settings
         epoch, n = 1 + len(self.history["epochs"]), len(self.digits)
         self.model.train()
-        order = from_first(
-            lambda: torch.randperm(n, generator=self.generator, device=self.generator.device)
+        # Each epoch has seeds of its own: nothing of a generator is to be kept between them.
+        order = torch.randperm(
+            n, generator=torch.Generator().manual_seed(self.seed("order", epoch))
         )
+        torch.manual_seed(self.seed("dropout", epoch, rank()))  # draws from the global generator
+        generator = torch.Generator(settings.device)
+        generator.manual_seed(self.seed("distortion", epoch, rank()))
         batches = order.to(settings.device).split(settings.batch_size)
         total_loss = torch.zeros((), device=settings.device)
         bar = tqdm(batches, unit="batch", leave=False, disable=None)  # on a terminal only
@@ -216,7 +217,7 @@ class Trainer:
             part = self.digits[batch[rank() :: world_size()]]  # that of this process
             images = part.images  # (n, 28, 28), as few as 0
             if settings.augment:
-                images = augment(images, self.generator, 1 - (1 - LAST_STRENGTH) * progress)
+                images = augment(images, generator, 1 - (1 - LAST_STRENGTH) * progress)
             # No .item() here: it would wait for a GPU.
             total_loss += self.train_step(normalize(images), part.labels, len(batch))
             update_average(self.average, self.model, step)
@@ -256,7 +257,6 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "generators": [all_rows(self.generator.get_state()), all_rows(self.dropout_state())],
             "history": self.history,
         }
 
@@ -278,26 +278,11 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        ours, dropout = (rows[rank()].clone() for rows in state["generators"])
-        self.generator.set_state(ours)
-        random_module(self.settings.device).set_rng_state(dropout)
         self.history["epochs"] = list(there["epochs"])
 
-    def dropout_state(self) -> torch.Tensor:
-        return random_module(self.settings.device).get_rng_state()
-
-
-def all_rows(row: torch.Tensor) -> torch.Tensor:
-    """Return the rows of all processes, (processes, n)."""
-    rows = torch.zeros(world_size(), len(row), dtype=row.dtype)
-    rows[rank()] = row
-    sum_up([rows])
-    return rows
-
-
-def random_module(device: str) -> ModuleType:
-    """Return the module that has the state of the generator that dropout draws from."""
-    return torch if device == "cpu" else torch.get_device_module(device)
+    def seed(self, *purpose: str | int) -> int:
+        """Return a seed for a purpose, made from the seed of the settings."""
+        return random.Random(f"{self.settings.seed} {purpose}").getrandbits(63)
 
 
 def what_counts(history: dict) -> dict:
@@ -456,7 +441,7 @@ def describe(history: dict, command: str) -> dict:
 # ---- Command line ------------------------------------------------------------------------
 
 DRY_RUN_BATCHES = 3
-STATE_FORMAT = "mnist-classifier training state"
+STATE_FORMAT = "mnist-classifier state of a run"
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Settings]:

@@ -182,7 +182,7 @@ def test_a_damaged_foreign_or_older_state_is_refused_in_one_line(tmp_path, unint
     save_with_checksum(path, STATE_FORMAT, {"version": 1})
     assert "version 1, not" in refused(path.read_bytes())
     assert "mnist-classifier" in refused((uninterrupted / "mnist_cnn.pt").read_bytes())
-    with pytest.raises(CheckpointError, match="it holds 'mnist-classifier training state'"):
+    with pytest.raises(CheckpointError, match="it holds 'mnist-classifier state of a run'"):
         load_checkpoint(uninterrupted / "training_state.pt")
     random_bytes = random.Random(0)
     for place in random_bytes.sample(range(len(whole)), 300):

@@ -120,6 +120,19 @@ def test_a_run_can_be_held_and_gone_through_epoch_by_epoch(capfd):
     assert [row["test_loss"] for row in history["epochs"]] == [row["test_loss"] for row in rows]
 
 
+def test_a_run_goes_on_from_the_state_of_another():
+    digits, settings = load_sample(True)[:300], Settings(epochs=3, batch_size=128)
+    whole, first, second = (Trainer(digits, settings) for _ in range(3))
+    list(whole.epochs(digits))
+    next(first.epochs(digits))
+    second.load_state_dict(first.state_dict())
+    assert [row["epoch"] for row in second.epochs(digits)] == [2, 3]
+    assert weights_of(second.average) == weights_of(whole.average)
+    other = Trainer(digits, Settings(epochs=3, batch_size=128, seed=1))
+    with pytest.raises(ValueError, match="seed 0 in the state, 1 here"):
+        other.load_state_dict(first.state_dict())
+
+
 def test_a_loss_that_is_not_finite_stops_the_training():
     few = load_sample(True)[:640]
     with pytest.raises(ValueError, match=r"loss became .*lower the learning rate"):
