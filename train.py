@@ -210,7 +210,8 @@ class Trainer:
         total_loss = torch.zeros((), device=settings.device)
         bar = tqdm(batches, unit="batch", leave=False, disable=None)  # on a terminal only
         for step, batch in enumerate(bar, start=1 + (epoch - 1) * len(batches)):
-            progress = step / (settings.epochs * len(batches))
+            # The middle of the step: the first learns already, and the last still does.
+            progress = (step - 0.5) / (settings.epochs * len(batches))
             rate = settings.learning_rate * schedule(progress)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
