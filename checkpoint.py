@@ -13,11 +13,15 @@ import struct
 import warnings
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn as nn
 
 from model import MNISTClassifier
+
+if TYPE_CHECKING:  # inference.py locks nothing, and starts without it
+    from filelock import FileLock
 
 CHECKPOINT_FORMAT = "mnist-classifier"
 FORMAT_VERSION = 2
@@ -115,6 +119,24 @@ def load_with_checksum(path: str | os.PathLike, format: str) -> dict:
         expected = f"{format!r}, version {FORMAT_VERSION}"
         raise CheckpointError(f"{path}: it holds {found[0]!r}, version {found[1]}, not {expected}")
     return content
+
+
+def claim_folder(lock: "FileLock") -> None:
+    """Make the folder of a lock and keep others out of it, and clear up after dead writers.
+
+    Raises OSError, with what to do, if it can't be written to or another has the lock.
+    """
+    folder, remedy = Path(lock.lock_file).parent, "choose another --output-dir"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except TimeoutError:
+        reason = f"another train.py writes there; wait for it, or {remedy}"
+        raise BlockingIOError(f"{folder}: {reason}") from None
+    except OSError as error:
+        raise OSError(f"{folder}: can't write there ({error.strerror}); {remedy}") from error
+    for unfinished in folder.glob(f".{'[0-9a-f]' * 16}.tmp"):
+        unfinished.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""MNIST, the sample of it that is bundled, and random distortion of its digits.
+"""MNIST, the sample of it that is bundled, and their digits in random, distorted batches.
 
 The whole set is 47 MB, so it lives on the device as one tensor: an epoch is a random
 permutation cut into batches, each distorted and normalized in one go. No worker processes, no
@@ -15,12 +15,13 @@ import struct
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from model import IMAGE_SIZE
+from model import IMAGE_SIZE, normalize
 
 PROJECT_DIR = Path(__file__).resolve().parent
 
@@ -173,7 +174,33 @@ def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
     return values.view(shape)
 
 
-# ---- Distortion ------------------------------------------------------------------------
+# ---- Batches ------------------------------------------------------------------------
+
+
+def shuffled_batches(
+    digits: Digits, size: int, strengths: list[float], seed: int, part: slice = slice(None)
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """Yield every digit once, in random order, in batches for the network.
+
+    Args:
+        digits: on the device that the batches are wanted on.
+        size: of a batch; the last may be smaller.
+        strengths: of the distortion (see `augment`), one for each batch; 0 for none at all.
+        seed: the same seed gives the same batches.
+        part: which digits of each batch are wanted, where several processes take turns. The
+            distortions differ between parts, the order does not.
+
+    Yields:
+        Images, normalized (n, 1, 28, 28), their labels (n,), and the size of the whole batch.
+    """
+    device = digits.labels.device
+    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator(device).manual_seed(seed + 1 + (part.start or 0))
+    for rows, strength in zip(order.to(device).split(size), strengths, strict=True):
+        wanted = digits[rows[part]]
+        images = augment(wanted.images, generator, strength) if strength else wanted.images
+        yield normalize(images), wanted.labels, len(rows)
+
 
 # At the start of a run; from there it fades to LAST_STRENGTH of that. Strong distortion keeps
 # the network from learning digits by heart; in the end it sees them nearly as they are.
@@ -182,6 +209,11 @@ MAX_SHIFT = 3.0  # pixels
 MAX_SCALE = 0.15  # of the size
 MAX_SHEAR = 7.5  # degrees
 LAST_STRENGTH = 1 / 3
+
+
+def fading(progress: float) -> float:
+    """Return the strength of the distortion, given the share of the run that is done."""
+    return 1 - (1 - LAST_STRENGTH) * progress
 
 
 def augment(

@@ -66,6 +66,15 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def launcher() -> str:
+    """Return the command that starts as many processes as there are."""
+    if world_size() == 1:
+        return "python"
+    each = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    nodes = f"--nnodes={world_size() // each} " if each < world_size() else ""
+    return f"torchrun {nodes}--nproc-per-node={each}"
+
+
 def from_first(make: Callable[[], Any]) -> Any:
     """Let the first process call `make`, and return to all what it returned.
 

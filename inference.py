@@ -153,7 +153,7 @@ def read_list(path: str) -> Iterator[str]:
 
 
 def printable(text: str) -> str:
-    """Return a text as one line that any terminal shows, whatever a file is called."""
+    """Return a text as one line that does nothing to a terminal, whatever a file is called."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
@@ -167,6 +167,9 @@ def save_preprocessed(path: str, tensor: torch.Tensor) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that they can't encode is still told
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,  # an error is one line
         description="Read the handwritten digit in each image.",

@@ -49,14 +49,16 @@ class Dropout(nn.Dropout):
     """nn.Dropout (Srivastava et al. 2014), which on a CPU draws a random byte for each value.
 
     nn.Dropout draws a double there, which takes a sixth of this network's training step. A
-    byte is exact for a probability in 256ths.
+    byte is exact for a probability in 256ths; for any other, this is nn.Dropout.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or x.device.type != "cpu" or torch.compiler.is_compiling():
+        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        in_bytes = 256 * self.p % 1 == 0 and self.p < 1 and not self.inplace
+        if not (self.training and on_cpu and in_bytes):
             return super().forward(x)
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-        keep = words.view(torch.uint8)[: x.numel()].view(x.shape).ge_(round(256 * self.p))
+        keep = words.view(torch.uint8)[: x.numel()].view(x.shape).ge_(int(256 * self.p))
         return x * (keep.to(x.dtype) / (1 - self.p))  # ge_ gives bytes: no slow bool
 
 
@@ -71,3 +73,14 @@ def keep_freed_memory() -> None:
         if mallopt:
             mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
             mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, at its greatest
+
+
+def computes_in_bfloat16(device: str) -> bool:
+    """Whether a device computes in bfloat16 natively; where it is emulated, float32 is faster."""
+    if device == "cpu" and torch.backends.mkldnn.is_available():
+        # An older PyTorch can't tell: float32 is always right, only slower.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(capabilities.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.startswith("xpu") and torch.xpu.is_bf16_supported()

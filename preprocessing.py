@@ -53,7 +53,7 @@ def preprocess_batch(images: list[ImageLike]) -> torch.Tensor:
         and image.dtype in (np.uint8, torch.uint8)
         for image in images
     ):
-        pixels = np.stack([np.asarray(image) for image in images])
+        pixels = np.stack([image.cpu() if torch.is_tensor(image) else image for image in images])
         if is_mnist_like(pixels.astype(np.float32) / 255).all():
             return normalize(torch.from_numpy(pixels))
     return torch.stack([preprocess(image) for image in images])
@@ -71,7 +71,7 @@ def to_image(preprocessed: torch.Tensor) -> Image.Image:
 def to_grayscale(image: ImageLike) -> np.ndarray:
     """Decode an image of any kind to gray values, float32 (H, W) in 0..1, upright."""
     if isinstance(image, torch.Tensor):
-        image = image.detach().cpu().numpy()
+        image = tensor_to_array(image)
     if isinstance(image, np.ndarray):
         image = array_to_image(image)
     if isinstance(image, Image.Image):
@@ -85,6 +85,12 @@ def to_grayscale(image: ImageLike) -> np.ndarray:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # no such file, a folder, no permission: the system's own words
         raise ValueError(f"not an image that can be read ({error})") from error
+
+
+def tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
+    """Bring a tensor of any device and dtype to NumPy, which has no bfloat16, say."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def array_to_image(array: np.ndarray) -> Image.Image:

@@ -11,6 +11,7 @@ From Python, `train` does the same, and `Trainer` is a run that one can hold in 
 """
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import importlib.metadata
@@ -27,13 +28,21 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 
-from checkpoint import load_with_checksum, save_checkpoint, save_with_checksum, write_atomically
-from data import LAST_STRENGTH, PROJECT_DIR, Digits, augment, load_data
-from distributed import from_first, joined, rank, sum_up, world_size
-from layers import keep_freed_memory
+from checkpoint import (
+    CheckpointError,
+    claim_folder,
+    load_checkpoint,
+    load_with_checksum,
+    save_checkpoint,
+    save_with_checksum,
+    write_atomically,
+)
+from data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
+from distributed import from_first, joined, launcher, rank, sum_up, world_size
+from layers import computes_in_bfloat16, keep_freed_memory
 from model import MNISTClassifier, normalize
 from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
 
@@ -71,8 +80,12 @@ class Settings:
         require(0 <= self.momentum < 1, f"momentum must be in 0..1, below 1, not {self.momentum}")
         require(0 <= decay < math.inf, f"weight decay must be at least 0 and finite, not {decay}")
         require(0 <= self.seed < 2**63, f"seed must be in 0..2**63-1, not {self.seed}")
+        known = self.precision in ("auto", "float32", "bfloat16")
+        require(known, f"precision must be auto, float32 or bfloat16, not {self.precision!r}")
         self.device = choose_device(self.device)
-        self.precision = choose_precision(self.precision, self.device)
+        if self.precision == "auto":  # where bfloat16 is only emulated, it is slower
+            native = computes_in_bfloat16(self.device)
+            self.precision = "bfloat16" if native else "float32"
 
 
 def choose_device(name: str) -> str:
@@ -85,27 +98,6 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError):
         raise ValueError(f"there is no device {name!r} here; use auto or cpu") from None
     return name
-
-
-def choose_precision(name: str, device: str) -> str:
-    """Return "float32" or "bfloat16"; "auto" means bfloat16 where the device computes in it.
-
-    Where bfloat16 is only emulated, it is slower than float32.
-    """
-    if name not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision must be auto, float32 or bfloat16, not {name!r}")
-    if name != "auto":
-        return name
-    native = False
-    if device == "cpu" and torch.backends.mkldnn.is_available():
-        # An older PyTorch can't tell: float32 is always right, only slower.
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        native = any(capabilities.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
-    elif device.startswith("cuda"):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.startswith("xpu"):
-        native = torch.xpu.is_bf16_supported()
-    return "bfloat16" if native else "float32"
 
 
 # ---- Training ----------------------------------------------------------------------------
@@ -196,38 +188,35 @@ class Trainer:
         Returns the last learning rate, the mean loss and the images per second; raises
         ValueError if the loss is no longer finite.
         """
-        started, settings = time.perf_counter(), self.settings
-        epoch, n = 1 + len(self.history["epochs"]), len(self.digits)
-        self.model.train()
-        # Each epoch has seeds of its own: nothing of a generator is to be kept between them.
-        order = torch.randperm(
-            n, generator=torch.Generator().manual_seed(self.seed("order", epoch))
+        started, settings, digits = time.perf_counter(), self.settings, self.digits
+        epoch, n_batches = 1 + len(self.history["epochs"]), -(-len(digits) // settings.batch_size)
+        # How much of the run is done in the middle of each step: the first learns already, and
+        # the last still does.
+        steps = range((epoch - 1) * n_batches, epoch * n_batches)
+        progress = [(step + 0.5) / (settings.epochs * n_batches) for step in steps]
+        strengths = [fading(p) if settings.augment else 0.0 for p in progress]
+        # Each epoch has a seed of its own: no state of a generator is to be kept between them.
+        seed = random.Random(f"{settings.seed} {epoch}").getrandbits(62)
+        torch.manual_seed(seed + rank())  # dropout draws there
+        batches = shuffled_batches(
+            digits, settings.batch_size, strengths, seed, slice(rank(), None, world_size())
         )
-        torch.manual_seed(self.seed("dropout", epoch, rank()))  # draws from the global generator
-        generator = torch.Generator(settings.device)
-        generator.manual_seed(self.seed("distortion", epoch, rank()))
-        batches = order.to(settings.device).split(settings.batch_size)
+        bar = tqdm(batches, total=n_batches, unit="batch", leave=False, disable=None)
+        self.model.train()
         total_loss = torch.zeros((), device=settings.device)
-        bar = tqdm(batches, unit="batch", leave=False, disable=None)  # on a terminal only
-        for step, batch in enumerate(bar, start=1 + (epoch - 1) * len(batches)):
-            # The middle of the step: the first learns already, and the last still does.
-            progress = (step - 0.5) / (settings.epochs * len(batches))
-            rate = settings.learning_rate * schedule(progress)
+        for step, done, (images, labels, batch_size) in zip(steps, progress, bar, strict=True):
+            rate = settings.learning_rate * schedule(done)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            part = self.digits[batch[rank() :: world_size()]]  # that of this process
-            images = part.images  # (n, 28, 28), as few as 0
-            if settings.augment:
-                images = augment(images, generator, 1 - (1 - LAST_STRENGTH) * progress)
             # No .item() here: it would wait for a GPU.
-            total_loss += self.train_step(normalize(images), part.labels, len(batch))
+            total_loss += self.train_step(images, labels, batch_size)
             update_average(self.average, self.model, step)
         sum_up([total_loss])
-        mean_loss = total_loss.item() / n
+        mean_loss = total_loss.item() / len(digits)
         if not math.isfinite(mean_loss):
             reason = f"the loss became {mean_loss} in epoch {epoch}"
             raise ValueError(f"{reason}; lower the learning rate")
-        speed = n / (time.perf_counter() - started)
+        speed = len(digits) / (time.perf_counter() - started)
         return {"learning_rate": rate, "train_loss": mean_loss, "images_per_second": speed}
 
     def train_step(
@@ -266,35 +255,27 @@ class Trainer:
 
         Raises ValueError, and changes nothing, if that was a run with other settings.
         """
-        there = state["history"]
-        if others := differences(what_counts(there), what_counts(self.history)):
+        there, here = state["history"], self.history
+        if others := differences(there, here, "data", *here["settings"], "processes"):
             remedy = "give the same settings, or leave out --resume to start afresh"
             raise ValueError(f"of a run with other settings: {others}; {remedy}")
-        others = differences(
-            {"threads": there["threads"], **there["versions"]},
-            {"threads": self.history["threads"], **self.history["versions"]},
-        )
-        if others:
+        if others := differences(there, here, "threads", "torch"):
             print(f"WARNING: the last bits of the weights may differ: {others}", file=sys.stderr)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history["epochs"] = list(there["epochs"])
 
-    def seed(self, *purpose: str | int) -> int:
-        """Return a seed for a purpose, made from the seed of the settings."""
-        return random.Random(f"{self.settings.seed} {purpose}").getrandbits(63)
 
-
-def what_counts(history: dict) -> dict:
-    """Return of a history what must be the same for a run to go on."""
-    return {"data": history["data"], **history["settings"], "processes": history["processes"]}
-
-
-def differences(there: dict, here: dict) -> str:
-    """Name the values that differ between a state that was saved and this run."""
-    names = [name for name in here if there.get(name) != here[name]]
-    return ", ".join(f"{name} {there.get(name)} in the state, {here[name]} here" for name in names)
+def differences(there: dict, here: dict, *names: str) -> str:
+    """Name what differs between the history of a state and that of this run."""
+    there, here = (
+        {**history, **history["versions"], **history["settings"]} for history in (there, here)
+    )
+    changed = [name for name in names if there.get(name) != here[name]]
+    return ", ".join(
+        f"{name} {there.get(name)} in the state, {here[name]} here" for name in changed
+    )
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
@@ -324,11 +305,11 @@ def schedule(progress: float) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
-    """Move the average towards the weights after step 1, 2, ...
+    """Move the average towards the weights after step 0, 1, ...
 
     It forgets faster at first, or a short run would still remember its random start.
     """
-    decay = min(AVERAGE_DECAY, step / (step + 10))
+    decay = min(AVERAGE_DECAY, (step + 1) / (step + 11))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
@@ -376,29 +357,27 @@ def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
 
 
 def print_settings(run: Trainer, test_digits: Digits) -> None:
-    """Say in plain words what is about to happen."""
-    settings, processes = run.settings, world_size()
-    threads = f", {run.history['threads']} threads" if settings.device == "cpu" else ""
-    threads += f", {processes} processes" if processes > 1 else ""
-    mixed = " (mixed: weights stay float32)" if settings.precision == "bfloat16" else ""
+    """Say in plain words what is about to happen, and begin its table."""
+    settings, processes = dict(run.history["settings"]), run.history["processes"]
+    device, precision = settings.pop("device"), settings.pop("precision")
+    device += f", {run.history['threads']} threads" if device == "cpu" else ""
+    device += f", {processes} processes" if processes > 1 else ""
+    precision += " (mixed: weights stay float32)" if precision == "bfloat16" else ""
+    words = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
     print(
         f"data        {run.digits.name}\n"
         f"digits      {len(run.digits):,} to train on, {len(test_digits):,} to test on\n"
-        f"device      {settings.device}{threads}\n"
-        f"precision   {settings.precision}{mixed}\n"
+        f"device      {device}\n"
+        f"precision   {precision}\n"
         f"parameters  {sum(parameter.numel() for parameter in run.model.parameters()):,}\n"
-        f"settings    {settings.epochs} epochs, batch size {settings.batch_size}, "
-        f"learning rate {settings.learning_rate:g}, momentum {settings.momentum:g}, "
-        f"weight decay {settings.weight_decay:g}, seed {settings.seed}, "
-        f"augmentation {'on' if settings.augment else 'off'}\n",
+        f"settings    {', '.join(words)}\n\n"
+        "  epoch  learning rate  train loss  test loss  accuracy  misses  images/s  seconds",
         flush=True,
     )
 
 
 def print_epoch(row: dict, epochs: int) -> None:
-    """Print one aligned line, and before the first one the heads of the columns."""
-    if row["epoch"] == 1:
-        print("  epoch  learning rate  train loss  test loss  accuracy  misses  images/s  seconds")
+    """Print one aligned line, below the heads of `print_settings`."""
     print(
         f"{row['epoch']:3}/{epochs:<3}  {row['learning_rate']:13.5f}  {row['train_loss']:10.4f}  "
         f"{row['test_loss']:9.4f}  {row['test_accuracy']:8.2%}  {row['misses']:6}  "
@@ -409,7 +388,10 @@ def print_epoch(row: dict, epochs: int) -> None:
 
 # ---- Results -----------------------------------------------------------------------------
 
-TEMPERATURE = 1.413  # of the probabilities; from benchmarks/confidence.py --fit --epochs 60
+# Of the probabilities, by the number of epochs: benchmarks/confidence.py --fit --epochs 60. They
+# hold for all of MNIST and the usual settings; a run that is unlike that stores none.
+TEMPERATURES = {60: 1.413}
+UNLIKE = ("epochs", "seed", "device", "precision")  # settings that need not be the usual ones
 
 
 def save_results(output_dir: Path, run: Trainer, test_digits: Digits, command: str) -> None:
@@ -430,12 +412,16 @@ def save_results(output_dir: Path, run: Trainer, test_digits: Digits, command: s
 
 def describe(history: dict, command: str) -> dict:
     """Return what a checkpoint says of itself: nothing that differs between equal runs."""
-    metadata = {"command": command, **history, "temperature": TEMPERATURE}
+    metadata = {"command": command, **history}
     epochs = metadata.pop("epochs")
     metadata["epochs_finished"] = len(epochs)
-    if len(epochs) == history["settings"]["epochs"]:  # else no test has seen these weights
+    for last in epochs[-1:]:
         result = ("train_loss", "test_loss", "test_accuracy", "misses")
-        metadata["result"] = {name: epochs[-1][name] for name in result}
+        metadata["result"] = {name: last[name] for name in result}
+    settings = {name: value for name, value in history["settings"].items() if name not in UNLIKE}
+    usual = all(getattr(Settings, name) == value for name, value in settings.items())
+    if usual and history["data"] == "MNIST" and len(epochs) in TEMPERATURES:
+        metadata["temperature"] = TEMPERATURES[len(epochs)]
     return metadata
 
 
@@ -479,7 +465,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Setting
 
 def command_line(arguments: argparse.Namespace, settings: Settings) -> str:
     """Return the command that gives these weights, without what goes without saying here."""
-    words, default = ["python train.py"], Settings()
+    words, default = [launcher(), "train.py"], Settings()
     for field in dataclasses.fields(Settings):
         value = getattr(settings, field.name)
         if field.name == "augment":
@@ -490,20 +476,19 @@ def command_line(arguments: argparse.Namespace, settings: Settings) -> str:
     return " ".join(words)
 
 
-def lock_output_dir(lock: FileLock) -> None:
-    """Make the folder, keep other runs out until this one ends, and clear up after dead ones."""
-    output_dir = Path(lock.lock_file).parent
-    remedy = "choose another --output-dir"
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        reason = f"another train.py writes there; wait for it, or {remedy}"
-        raise BlockingIOError(f"{output_dir}: {reason}") from None
-    except OSError as error:
-        raise OSError(f"{output_dir}: can't write there ({error.strerror}); {remedy}") from error
-    for unfinished in output_dir.glob(f".{'[0-9a-f]' * 16}.tmp"):
-        unfinished.unlink(missing_ok=True)
+def read_data(arguments: argparse.Namespace) -> list[dict]:
+    """Return the training and the test digits, each as a dict, which `from_first` can hand on.
+
+    Raises ValueError where the sample would stand in for MNIST, and its model replace MNIST's.
+    """
+    digits = load_data(arguments.data_dir, arguments.sample)
+    checkpoint = arguments.output_dir / "mnist_cnn.pt"
+    if not arguments.sample and digits[0].name != "MNIST" and checkpoint.exists():
+        with contextlib.suppress(OSError, CheckpointError):  # no model at all, then
+            if load_checkpoint(checkpoint)[1]["data"] == "MNIST":
+                remedy = "choose another --output-dir to train on the sample"
+                raise ValueError(f"{checkpoint}: was trained on MNIST, and is kept; {remedy}")
+    return [vars(part) for part in digits]
 
 
 def resume(run: Trainer, path: Path) -> None:
@@ -524,9 +509,8 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     started = time.perf_counter()
     command, output_dir = command_line(arguments, settings), arguments.output_dir
     lock = FileLock(output_dir / ".lock")
-    from_first(lambda: lock_output_dir(lock))
-    loaded = from_first(lambda: [vars(d) for d in load_data(arguments.data_dir, arguments.sample)])
-    digits = [Digits(**part) for part in loaded]
+    from_first(lambda: claim_folder(lock))
+    digits = [Digits(**part) for part in from_first(lambda: read_data(arguments))]
     if arguments.dry_run:
         settings = dataclasses.replace(settings, epochs=min(settings.epochs, 2))
         sizes = (DRY_RUN_BATCHES * settings.batch_size, EVALUATION_BATCH)
@@ -536,13 +520,12 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     run, state_path = Trainer(train_digits, settings), output_dir / "training_state.pt"
     if arguments.resume:
         resume(run, state_path)
-    print_settings(run, test_digits)
 
     def save_state() -> None:
-        state = run.state_dict()
-        from_first(lambda: save_with_checksum(state_path, STATE_FORMAT, state))
+        from_first(lambda: save_with_checksum(state_path, STATE_FORMAT, run.state_dict()))
 
     save_state()  # now, not after an epoch, is it to be seen that the folder can be written to
+    print_settings(run, test_digits)
     try:
         for row in run.epochs(test_digits):
             print_epoch(row, settings.epochs)

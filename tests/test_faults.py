@@ -298,6 +298,23 @@ def test_images_of_hostile_names_are_read_or_refused_by_name(hostile_folders, tm
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_name_that_the_terminal_cannot_show_does_not_end_the_batch(tmp_path):
+    names = ["sieben é.png", "七.png", "z.png"]
+    for name in names:
+        Image.fromarray(load_sample(train=False).images[7].numpy()).save(tmp_path / name)
+    (tmp_path / "kein Bild é.png").write_bytes(b"no image")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    script = [sys.executable, str(PROJECT_DIR / "inference.py"), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, env=environment)
+    lines = done.stdout.decode("ascii").splitlines()
+    assert done.returncode == 1
+    assert len(lines) == 3
+    assert all(": 7 (" in line for line in lines)
+    assert r"sieben \xe9.png" in done.stdout.decode("ascii")
+    assert done.stderr.count(b"\n") == 1
+    assert rb"kein Bild \xe9.png: not an image" in done.stderr
+
+
 def test_folders_and_tables_of_hostile_names_are_written_or_refused_by_name(
     hostile_folders, tmp_path, capfd
 ):

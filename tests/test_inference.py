@@ -115,6 +115,9 @@ def test_every_form_of_an_image_gives_the_same_answer(predictor, seven, tmp_path
         "array (H, W, 3)": np.stack([seven] * 3, axis=2),
         "array (H, W, 4)": np.dstack([seven, seven, seven, np.full_like(seven, 255)]),
         "tensor": torch.from_numpy(seven),
+        "tensor of bfloat16": torch.from_numpy(seven / 255).bfloat16(),
+        "tensor of float16": torch.from_numpy(seven / 255).half(),
+        "tensor that wants a gradient": torch.from_numpy(seven / 255).requires_grad_(),
         "tensor of float (1, H, W)": torch.from_numpy(seven)[None] / 255,
     }
     expected = predictor.predict(seven)

@@ -101,6 +101,18 @@ def test_dropout_is_seeded_differs_between_steps_and_is_off_in_evaluation():
     assert dropout(x) is x
 
 
+@pytest.mark.parametrize("p", [0.0, 0.001, 0.1, 0.5, 0.999, 1.0])
+def test_dropout_is_right_for_every_probability(p):
+    x = torch.ones(1_000_000)
+    torch.manual_seed(0)
+    y = Dropout(p)(x)
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=1.5e-3)
+    kept = y[y != 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)) if p < 1 else kept)
+    inplace = Dropout(p, inplace=True)
+    assert inplace(x) is x
+
+
 def test_normalize_gives_the_training_set_mean_0_and_standard_deviation_1(mnist_dir):
     pixels = normalize(load_mnist(mnist_dir, train=True, download=False).images)
     assert pixels.mean().item() == pytest.approx(0, abs=1e-3)

@@ -113,7 +113,19 @@ def test_ctrl_c_leaves_a_state_that_resumes(tmp_path, uninterrupted):
     code, out, err = run(tmp_path, *SETTINGS, "--resume")
     assert (code, err) == (0, "")
     assert "resuming after epoch" in out
+    assert out.count("accuracy  misses") == 1  # the heads of the columns
     check_equal(tmp_path, uninterrupted)
+
+
+def test_another_torch_is_warned_of_and_another_matplotlib_is_not(uninterrupted, tmp_path, capsys):
+    state = load_with_checksum(uninterrupted / "training_state.pt", STATE_FORMAT)
+    for name, warnings in (("matplotlib", 0), ("torch", 1)):
+        state["history"]["versions"][name] = "1.0"
+        save_with_checksum(tmp_path / "training_state.pt", STATE_FORMAT, state)
+        assert train.main(["--output-dir", str(tmp_path), *SETTINGS, "--resume"]) == 0
+        err = capsys.readouterr().err
+        assert err.count("the last bits of the weights may differ: torch 1.0") == warnings
+        assert err.count("\n") == warnings
 
 
 def test_with_nothing_to_resume_it_starts_afresh_and_says_so(tmp_path, capsys):

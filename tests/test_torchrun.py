@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import slow
 
 from checkpoint import load_checkpoint
@@ -80,6 +81,8 @@ def test_two_processes_learn_and_speak_with_one_voice(two_processes):
     names = {"mnist_cnn.pt", "training_state.pt", "history.json", "history.png"}
     names |= {"confusion_matrix.png", "mistakes.png"}
     assert {path.name for path in folder.iterdir() if path.name != ".lock"} == names
+    command = load_checkpoint(folder / "mnist_cnn.pt")[1]["command"]
+    assert command == "torchrun --nproc-per-node=2 train.py --epochs 4 --sample"
 
 
 def test_shared_evaluation_counts_the_misses_of_one_process(two_processes):
@@ -100,19 +103,22 @@ def test_three_processes_share_a_batch_smaller_than_they_are(tmp_path, mnist_dir
     assert metadata["result"]["misses"] == evaluate(model, digits[:250]).misses
 
 
-def test_two_nodes_meet_and_train(tmp_path):
+def test_two_nodes_meet_train_and_resume_what_is_finished(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launch = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=digits"]
     launch += [f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]
     folders = [tmp_path / "one", tmp_path / "other"]  # as on machines that share no disk
-    nodes = [torchrun(folder, *SETTINGS, launch=launch) for folder in folders]
-    results = [finish(node) for node in nodes]
-    assert [code for code, _, _ in results] == [0, 0], results
-    assert sorted(folder.exists() for folder in folders) == [False, True]  # the first one writes
-    [folder] = [folder for folder in folders if folder.exists()]
-    assert load_checkpoint(folder / "mnist_cnn.pt")[1]["result"]["test_accuracy"] > 0.94
+    for arguments in ([], ["--resume"]):
+        nodes = [torchrun(folder, *SETTINGS, *arguments, launch=launch) for folder in folders]
+        results = [finish(node) for node in nodes]
+        assert [code for code, _, _ in results] == [0, 0], results
+    # The first process writes, and that is on either of them.
+    written = [folder for folder in folders if (folder / "mnist_cnn.pt").exists()]
+    metadata = load_checkpoint(written[0] / "mnist_cnn.pt")[1]
+    assert metadata["result"]["test_accuracy"] > 0.94
+    assert metadata["command"].startswith("torchrun --nnodes=2 --nproc-per-node=1 train.py ")
 
 
 def test_a_group_that_lost_a_process_is_restarted_and_resumes(tmp_path, two_processes):
@@ -150,6 +156,39 @@ def test_ctrl_c_ends_the_whole_group_with_one_message(tmp_path):
     assert err.count("train.py: interrupted; the same command with --resume goes on") == 1, err
     assert not any(is_running(pid) for pid in pids)
     assert (tmp_path / "training_state.pt").exists()
+
+
+def test_all_processes_hold_the_same_weights_and_sum_up_as_one(tmp_path):
+    """What a large batch is worth: the gradient of two halves is that of the whole."""
+    code = (
+        "import sys, torch, train\n"
+        "from data import load_sample\n"
+        "from distributed import from_first, joined, rank, sum_up, world_size\n"
+        "with joined():\n"
+        "    torch.set_num_threads(1)\n"
+        "    settings = train.Settings(epochs=1, augment=False, precision='float32')\n"
+        "    run = train.Trainer(load_sample(True)[:600], settings)\n"
+        "    run.model.dropout1.p = run.model.dropout2.p = 0.0\n"
+        "    list(run.epochs(load_sample(False)[:100]))\n"
+        "    theirs = from_first(run.model.state_dict)\n"
+        "    same = torch.tensor([all(torch.equal(theirs[n], t) for n, t in"
+        " run.model.state_dict().items())]).float()\n"
+        "    sum_up([same])\n"
+        "    assert same == world_size(), same\n"
+        "    if rank() == 0:\n"
+        "        torch.save(run.model.state_dict(), sys.argv[1])\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    found = []
+    for n in (1, 2, 3):
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}"]
+        command += [str(tmp_path / "script.py"), str(tmp_path / f"{n}.pt")]
+        environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+        found.append(torch.load(tmp_path / f"{n}.pt", weights_only=True))
+    for other in found[1:]:
+        for name, tensor in found[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_bad_settings_are_refused_by_one_process(tmp_path):

@@ -11,10 +11,12 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
+import data
 import train
-from checkpoint import load_checkpoint, load_with_checksum
+from checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
 from data import LAST_STRENGTH, PROJECT_DIR, load_mnist, load_sample
 from train import Settings, Trainer, evaluate
 
@@ -168,13 +170,13 @@ def test_settings_out_of_range_are_value_errors(name, value):
 
 def test_the_distortion_fades_from_the_first_step_to_the_last(monkeypatch):
     shown, strengths = load_sample(False), []
-    augment = train.augment
+    augment = data.augment
 
     def recording(images, generator, strength):
         strengths.append(strength)
         return augment(images, generator, strength)
 
-    monkeypatch.setattr(train, "augment", recording)
+    monkeypatch.setattr(data, "augment", recording)
     train.train(shown, shown, Settings(epochs=2, batch_size=250))
     assert len(strengths) == 8
     assert strengths == sorted(strengths, reverse=True)
@@ -218,8 +220,8 @@ def test_a_run_says_in_plain_words_what_it_does(finished):
     assert lines[3] == "precision   float32"
     assert lines[4] == "parameters  421,642"
     assert lines[5] == (
-        "settings    2 epochs, batch size 64, learning rate 0.02, momentum 0.8, "
-        "weight decay 0.001, seed 7, augmentation off"
+        "settings    epochs 2, batch size 64, learning rate 0.02, momentum 0.8, "
+        "weight decay 0.001, seed 7, augment False"
     )
     header, first, second = lines[7:10]
     assert " ".join(header.split()) == (
@@ -357,6 +359,41 @@ def test_cuda_without_cuda_is_refused_with_one_line(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_model_of_mnist_is_not_replaced_by_one_of_the_sample(
+    tmp_path, trained, monkeypatch, capsys
+):
+    model, history = trained
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    save_checkpoint(folder / "mnist_cnn.pt", model, train.describe(history | {"data": "MNIST"}, ""))
+    before = (folder / "mnist_cnn.pt").read_bytes()
+    arguments = ["--dry-run", "--data-dir", str(tmp_path / "data"), "--output-dir"]
+    assert train.main([*arguments, str(folder)]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"{folder / 'mnist_cnn.pt'}: was trained on MNIST, and is kept" in last
+    assert "choose another --output-dir" in last
+    assert (folder / "mnist_cnn.pt").read_bytes() == before
+    assert train.main([*arguments, str(tmp_path / "another")]) == 0
+    assert train.main([*arguments, str(folder), "--sample"]) == 0  # since that was asked for
+
+
+def test_only_a_run_like_the_one_it_was_fitted_for_stores_a_temperature(trained):
+    _, history = trained
+    usual = history | {"data": "MNIST", "settings": dataclasses.asdict(Settings(epochs=60))}
+    usual["epochs"] = history["epochs"] * 10
+    assert train.describe(usual, "")["temperature"] == train.TEMPERATURES[60]
+    for change in (
+        {"data": "bundled sample of MNIST"},
+        {"epochs": history["epochs"]},
+        {"settings": usual["settings"] | {"weight_decay": 0.0}},
+    ):
+        assert "temperature" not in train.describe(usual | change, "")
+    assert "temperature" in train.describe(
+        usual | {"settings": usual["settings"] | {"seed": 5, "precision": "bfloat16"}}, ""
+    )
+
+
 def test_damaged_data_is_one_line_and_exit_code_1(tmp_path, capsys):
     raw_dir = tmp_path / "MNIST" / "raw"
     raw_dir.mkdir(parents=True)
@@ -401,7 +438,7 @@ def test_a_full_disk_is_said_before_training_and_nothing_is_lost(tmp_path, capsy
     with full_disk(1_000_000):
         assert train.main(["--sample", "--output-dir", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert "epoch  " not in out  # training has not begun
+    assert out == ""  # training has not begun
     assert err.count("\n") == 1
     assert str(tmp_path / "training_state.pt") in err
     assert (tmp_path / "mnist_cnn.pt").read_bytes() == b"the last model"
