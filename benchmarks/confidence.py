@@ -31,14 +31,16 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT_DIR))
+sys.path[:0] = [str(PROJECT_DIR), str(PROJECT_DIR / "benchmarks")]
 
+from accuracy import hold_out  # noqa: E402
+
+from data import Digits, load_mnist  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
 from model import normalize  # noqa: E402
-from train import EVALUATION_BATCH, Digits, Settings, load_mnist, train  # noqa: E402
+from train import EVALUATION_BATCH, Settings, train  # noqa: E402
 
 BINS = 15
-HELD_OUT = 10_000  # of the training digits, for --fit
 CANVAS = 200  # pixels, both ways
 FONT_SIZE = 120  # pixels
 LETTERS = [letter for letter in string.ascii_letters if letter not in "OoIliZzSsBbqg"]
@@ -101,16 +103,15 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return log_temperature.exp().item()
 
 
-def fit(data_dir: Path, epochs: int) -> None:
+def fit(data_dir: Path, epochs: int, writers: Path | None) -> None:
     """Train on a part of the training set, fit T on the rest, and print what it changes."""
-    digits = load_mnist(data_dir, train=True)
-    order = torch.randperm(len(digits.labels), generator=torch.Generator().manual_seed(0))
-    held_out = Digits(*(tensor[order[:HELD_OUT]] for tensor in digits))
-    rest = Digits(*(tensor[order[HELD_OUT:]] for tensor in digits))
+    rest, held_out = hold_out(load_mnist(data_dir, train=True), writers)
     model, _ = train(rest, held_out, Settings(epochs=epochs))
     logits = compute_logits(model, held_out.images)
     temperature = fit_temperature(logits, held_out.labels)
-    print(f"\ntemperature {temperature:.4f}, fitted on {HELD_OUT:,} held-out training digits\n")
+    print(
+        f"\ntemperature {temperature:.4f}, fitted on {len(held_out):,} held-out training digits\n"
+    )
     print("| T | ECE | cross-entropy |")
     print("| --- | --- | --- |")
     for t in (1.0, temperature):
@@ -231,9 +232,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=PROJECT_DIR / "data")
     parser.add_argument("--fit", action="store_true", help="find the temperature; takes minutes")
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of --fit")
+    parser.add_argument("--writers", type=Path, help="for --fit: hold out whole writers' digits")
     arguments = parser.parse_args(argv)
     if arguments.fit:
-        fit(arguments.data_dir, arguments.epochs)
+        fit(arguments.data_dir, arguments.epochs, arguments.writers)
         return 0
     digits = load_mnist(arguments.data_dir, train=False)
     predictor = MNISTPredictor()

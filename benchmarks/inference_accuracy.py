@@ -27,9 +27,9 @@ sys.path[:0] = [str(PROJECT_DIR), str(PROJECT_DIR / "benchmarks")]
 
 from photographs import KINDS, ImageLike, photograph  # noqa: E402
 
+from data import Digits, load_mnist, load_sample  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
 from model import PIXEL_MEAN, PIXEL_STD, normalize  # noqa: E402
-from train import Digits, load_mnist, load_sample  # noqa: E402
 
 THUMBNAIL = 160  # pixels, of an example on the contact sheet
 
@@ -52,7 +52,7 @@ def choose_digits(digits: Digits, each: int, seed: int) -> Digits:
         for label in range(10)
     ]
     chosen = torch.from_numpy(np.stack(classes, axis=1).flatten())
-    return Digits(digits.images[chosen], digits.labels[chosen])
+    return digits[chosen]
 
 
 def opened(image: ImageLike) -> Image.Image:

@@ -32,9 +32,9 @@ sys.path.insert(0, str(PROJECT_DIR))
 
 from train_speed import machine  # noqa: E402
 
+from data import load_sample  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, MNISTClassifier  # noqa: E402
-from train import load_sample  # noqa: E402
 
 SINGLE_CALLS = 2000  # in all rounds
 PHOTO_CALLS = 200

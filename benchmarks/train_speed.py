@@ -5,7 +5,7 @@
 
 The usual script is written out below: a DataLoader over torchvision's data set with ToTensor
 and Normalize for each image, batches of 64, float32, SGD with momentum. It trains the network as
-tutorials write it, and our network as it was before it trained in oneDNN's layout; that row is
+tutorials write it, and our network as it was before it trained in oneDNN's blocked layout; that is
 what the ratios refer to. The next row has train.py's batches in place of the DataLoader. Then
 train.py at its defaults, augmentation on, in float32 and in bfloat16. The floor is the same
 number of multiply-adds done by plain products of large square matrices: nothing but the
@@ -19,7 +19,6 @@ thread and on all, each point a process of its own, in turns as well.
 
 import argparse
 import contextlib
-import copy
 import json
 import os
 import platform
@@ -41,16 +40,10 @@ from torchvision import datasets, transforms
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT_DIR))
 
-from model import PIXEL_MEAN, PIXEL_STD, MNISTClassifier, normalize  # noqa: E402
-from train import (  # noqa: E402
-    Digits,
-    Settings,
-    augment,
-    keep_freed_memory,
-    load_mnist,
-    make_optimizer,
-    train_one_epoch,
-)
+from data import Digits, load_mnist, shuffled_batches  # noqa: E402
+from layers import keep_freed_memory  # noqa: E402
+from model import PIXEL_MEAN, PIXEL_STD, MNISTClassifier  # noqa: E402
+from train import Settings, Trainer  # noqa: E402
 
 # Multiply-adds for one image: forward, and twice that backward, but for the gradient of the
 # pixels, which nobody needs.
@@ -87,16 +80,15 @@ def usual_batches(data_dir: Path, n_images: int) -> torch.utils.data.DataLoader:
 
 
 def our_batches(digits: Digits) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches as train.py makes them, augmented, but 64 at a time."""
-    generator = torch.Generator(digits.labels.device).manual_seed(0)
-    order = torch.randperm(len(digits.labels), generator=generator, device=digits.labels.device)
-    for batch in order.split(64):
-        yield normalize(augment(digits.images[batch], generator)), digits.labels[batch]
+    """Yield batches as train.py makes them, distorted, but 64 at a time."""
+    strengths = [1.0] * -(-len(digits) // 64)
+    for images, labels, _ in shuffled_batches(digits, 64, strengths, seed=0):
+        yield images, labels
 
 
 def usual_loop(batches, network: Callable[[], nn.Module], device: str) -> float:
     """Train as most tutorials do; return images per second."""
-    with mock.patch("model.trains_in_onednn", lambda dtype: False):
+    with mock.patch("layers.has_blocked_layout", lambda dtype: False):
         model = network().to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         model.train()
@@ -113,15 +105,8 @@ def usual_loop(batches, network: Callable[[], nn.Module], device: str) -> float:
 
 
 def ours(digits: Digits, settings: Settings) -> float:
-    """Train for one epoch with train.py's own function; return images per second."""
-    model = MNISTClassifier().to(settings.device, memory_format=torch.channels_last)
-    average = copy.deepcopy(model)
-    optimizer = make_optimizer(model, settings)
-    generator = torch.Generator(settings.device).manual_seed(settings.seed)
-    row = train_one_epoch(
-        model, average, optimizer, digits, settings, epoch=1, generator=generator, quiet=True
-    )
-    return row["images_per_second"]
+    """Train for an epoch as train.py does; return images per second."""
+    return Trainer(digits, settings).train_epoch()["images_per_second"]
 
 
 def floor(n_images: int, dtype: torch.dtype, device: str) -> float:
@@ -137,7 +122,7 @@ def floor(n_images: int, dtype: torch.dtype, device: str) -> float:
 
 def make_rows(data_dir: Path, n: int, device: str) -> dict[str, Callable[[], float]]:
     """Return what is measured, by name; each call trains on n images."""
-    digits = Digits(*(tensor[:n].to(device) for tensor in load_mnist(data_dir, train=True)))
+    digits = load_mnist(data_dir, train=True)[:n].to(device)
     default = Settings(device=device)
     settings = [Settings(device=device, precision=name) for name in ("float32", "bfloat16")]
     rows = {
@@ -198,7 +183,7 @@ def print_table(arguments: argparse.Namespace) -> None:
         spread = f"{min(values):,.0f}–{max(values):,.0f}"
         ratio = f"{speed / medians[BASELINE]:.2f}×"
         precision = "bfloat16" if "bfloat16" in name else "float32"
-        share = f"1/{medians[f'floor, {precision}'] / speed:.2f}"
+        share = f"{speed / medians[f'floor, {precision}']:.0%}"
         alone = ("--row", name, "--data-dir", str(data_dir), "--device", arguments.device)
         memory = f"{run_alone(*alone)['peak_mb']:,.0f}"
         print(
@@ -275,10 +260,9 @@ def main(argv: list[str] | None = None) -> int:
     elif arguments.batch_size:
         digits = load_mnist(arguments.data_dir, train=True)
         settings = Settings(batch_size=arguments.batch_size, device="cpu")
-        few = Digits(*(tensor[: 3 * arguments.batch_size] for tensor in digits))
-        ours(few, settings)  # the first steps pay for the memory
+        ours(digits[: 3 * arguments.batch_size], settings)  # the first steps pay for the memory
         n = max(arguments.images, 4 * arguments.batch_size)
-        report_alone(ours(Digits(*(tensor[:n] for tensor in digits)), settings))
+        report_alone(ours(digits[:n], settings))
     elif arguments.plot:
         plot_batch_sizes(arguments)
     else:

@@ -1,6 +1,6 @@
 """Keep mnist_classifier_demo.ipynb up to date.
 
-    python tests/make_notebook.py          copy the modules into the cells that carry them
+    python tests/make_notebook.py          bring the modules that it carries up to date
     python tests/make_notebook.py --run    and run it, and keep the outputs, which are committed,
                                            and a picture of the canvas in use
 
@@ -9,7 +9,10 @@ The second needs Chromium. The notebook is edited like any other: its other cell
 
 import argparse
 import base64
+import json
+import lzma
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +24,9 @@ import nbformat
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 NOTEBOOK = PROJECT_DIR / "mnist_classifier_demo.ipynb"
 CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
+# All that the notebook imports but for model.py, which it shows.
+PACKED_MODULES = ["layers.py", "distributed.py", "checkpoint.py", "data.py", "preprocessing.py"]
+PACKED_MODULES += ["plots.py", "train.py", "kaggle.py", "inference.py", "canvas.py"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -33,16 +39,40 @@ def copy_project(folder: Path) -> None:
             shutil.copy(PROJECT_DIR / name, folder / name)
 
 
-def carried_source(name: str) -> str:
-    """Return what the cell that carries a module must hold."""
-    return f"%%carry {name}\n" + (PROJECT_DIR / name).read_text(encoding="utf-8").rstrip("\n")
+def read_module(name: str) -> str:
+    """Return the source of a module."""
+    return (PROJECT_DIR / name).read_text(encoding="utf-8")
 
 
-def copy_modules(notebook: nbformat.NotebookNode) -> None:
-    """Bring the cells that carry modules up to date."""
-    for cell in notebook.cells:
-        if cell.source.startswith("%%carry "):
-            cell.source = carried_source(cell.source.splitlines()[0].split()[1])
+def carried_source() -> str:
+    """Return what the cell must hold that shows model.py."""
+    return "%%carry model.py\n" + read_module("model.py").rstrip("\n")
+
+
+def pack_modules() -> str:
+    """Return the other modules as the text that the notebook unpacks."""
+    sources = {name: read_module(name) for name in PACKED_MODULES}
+    packed = lzma.compress(json.dumps(sources).encode(), preset=9 | lzma.PRESET_EXTREME)
+    return base64.b85encode(packed).decode()
+
+
+def unpack_modules(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Return the source of each module that the notebook carries packed, by its name."""
+    [packed] = re.findall(r'^PACKED = "(.*)"', find_cell(notebook, "files").source, re.MULTILINE)
+    return json.loads(lzma.decompress(base64.b85decode(packed)))
+
+
+def find_cell(notebook: nbformat.NotebookNode, cell_id: str) -> nbformat.NotebookNode:
+    """Return the cell of that id."""
+    return next(cell for cell in notebook.cells if cell.id == cell_id)
+
+
+def carry_modules(notebook: nbformat.NotebookNode) -> None:
+    """Bring the two cells that carry modules up to date."""
+    find_cell(notebook, "carry-model").source = carried_source()
+    cell = find_cell(notebook, "files")
+    packed = f'PACKED = "{pack_modules()}"  # noqa: E501'
+    cell.source = re.sub(r"^PACKED = .*", lambda _: packed, cell.source, flags=re.MULTILINE)
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path, **environment: str) -> None:
@@ -92,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", action="store_true", help="run it, and keep the outputs")
     arguments = parser.parse_args(argv)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    copy_modules(notebook)
+    carry_modules(notebook)
     if arguments.run:
         run(notebook)
     notebook.metadata = {

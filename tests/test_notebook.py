@@ -1,7 +1,11 @@
 """The notebook, executed: in a clone, alone in an empty folder, as on Colab, as on Kaggle."""
 
+import ast
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +17,22 @@ from inference import MNISTPredictor
 try:
     import anywidget  # noqa: F401
     import nbformat
-    from make_notebook import NOTEBOOK, PROJECT_DIR, carried_source, copy_project, execute
+    from make_notebook import (
+        NOTEBOOK,
+        PACKED_MODULES,
+        PROJECT_DIR,
+        carried_source,
+        copy_project,
+        execute,
+        find_cell,
+        read_module,
+        unpack_modules,
+    )
     from nbclient.exceptions import CellExecutionError
 except ImportError as error:
     unavailable(f"needs requirements-dev.txt: {error}")
 
-MODULES = ("model.py", "train.py", "inference.py", "canvas.py")
+MODULES = ["model.py", *PACKED_MODULES]
 FIGURES = ["look", "augment", "train", "curves", "confusion", "filters", "maps", "samples"]
 FIGURES += ["worst", "yours"]
 OFFLINE = {
@@ -47,7 +61,7 @@ def alone(tmp_path):
 
 
 def outputs(notebook, cell_id):
-    return next(cell.outputs for cell in notebook.cells if cell.id == cell_id)
+    return find_cell(notebook, cell_id).outputs
 
 
 def text(notebook, cell_id):
@@ -76,12 +90,33 @@ def check_outputs(notebook, accuracy=0.95):
     assert "421,642 parameters" in text(notebook, "shapes")
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_the_cells_that_carry_modules_hold_what_the_modules_hold(name):
-    cells = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells]
-    assert cells.count(carried_source(name)) == 1, (
-        f"{name} differs from its cell in the notebook: run python tests/make_notebook.py"
+def test_the_notebook_carries_the_modules_as_they_are():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    remedy = "a module differs from what the notebook carries: run python tests/make_notebook.py"
+    assert find_cell(notebook, "carry-model").source == carried_source(), remedy
+    assert unpack_modules(notebook) == {name: read_module(name) for name in PACKED_MODULES}, remedy
+
+
+def test_the_notebook_carries_all_that_its_modules_import():
+    code = "import sys, canvas, train; print([m.__file__ for m in sys.modules.values() if "
+    code += "getattr(m, '__file__', None)])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
     )
+    files = map(Path, ast.literal_eval(done.stdout))
+    assert {path.name for path in files if path.parent == PROJECT_DIR} == set(MODULES)
+
+
+def test_the_notebook_starts_with_the_tour():
+    """A title, a cell that is folded where there is folding, and then the network."""
+    title, files, part, network = nbformat.read(NOTEBOOK, as_version=4).cells[:4]
+    assert title.source.startswith("# ")
+    assert files.metadata.jupyter.source_hidden
+    assert files.metadata.cellView == "form"
+    assert len(files.source.splitlines()) < 60  # where there is none
+    assert len(files.source) < 50_000
+    assert part.cell_type == "markdown"
+    assert "class MNISTClassifier" in network.source
 
 
 def test_the_committed_notebook_reads_well_where_nothing_runs():
@@ -96,7 +131,7 @@ def test_the_committed_notebook_reads_well_where_nothing_runs():
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert not any(cell.metadata for cell in notebook.cells)
+    assert [cell.id for cell in notebook.cells if cell.metadata] == ["files"]
     assert "widget-view" not in content
     [canvas] = outputs(notebook, "canvas")
     assert len(canvas.data["image/png"]) > 10_000  # the picture of it in use
@@ -107,8 +142,8 @@ def test_in_a_clone_it_runs_from_top_to_bottom(notebook, tmp_path):
     execute(notebook, tmp_path, **OFFLINE)
     check_outputs(notebook)
     assert text(notebook, "data").startswith("the bundled sample of MNIST: 4,000 digits")
-    for name in MODULES:
-        assert text(notebook, f"carry-{name[:-3]}") == f"{name}: here already\n"
+    assert text(notebook, "files") == f"{', '.join(PACKED_MODULES)}: here already\n"
+    assert text(notebook, "carry-model") == "model.py: here already\n"
     assert "that come with the project" in text(notebook, "yours")
     [canvas] = outputs(notebook, "canvas")
     assert "application/vnd.jupyter.widget-view+json" in canvas.data
@@ -135,8 +170,9 @@ def test_alone_as_on_colab_it_brings_its_modules_and_trains(notebook, alone, mni
     [canvas] = outputs(notebook, "canvas")
     [metadata] = canvas.metadata.values()
     assert metadata == {"colab": {"custom_widget_manager": {"url": "its manager"}}}
+    assert text(notebook, "files") == f"{', '.join(PACKED_MODULES)}: written\n"
+    assert text(notebook, "carry-model") == "model.py: written\n"
     for name in MODULES:
-        assert text(notebook, f"carry-{name[:-3]}") == f"{name}: written\n"
         assert (alone / name).read_bytes() == (PROJECT_DIR / name).read_bytes()
 
 
@@ -178,10 +214,14 @@ def test_alone_as_on_kaggle_without_internet_and_widgets(notebook, alone, tmp_pa
 
 def test_a_file_of_the_user_is_kept_and_named(notebook, alone):
     (alone / "model.py").write_text("print('mine')\n")
+    (alone / "plots.py").write_text("print('mine too')\n")
     shutil.copy(PROJECT_DIR / "train.py", alone)
-    execute(up_to(notebook, "carry-canvas"), alone)
-    assert text(notebook, "carry-model").startswith("model.py: there is another one here already")
-    assert text(notebook, "carry-train") == "train.py: here already\n"
+    execute(up_to(notebook, "carry-model"), alone)
+    kept = "there is another one here already; it is kept, and used"
+    assert text(notebook, "carry-model") == f"model.py: {kept}\n"
+    assert f"plots.py: {kept}\n" in text(notebook, "files")
+    assert "\ntrain.py: here already\n" in text(notebook, "files")
+    assert (alone / "plots.py").read_text() == "print('mine too')\n"
     assert (alone / "model.py").read_text() == "print('mine')\n"
     assert (alone / "inference.py").exists()
 
