@@ -32,7 +32,6 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from checkpoint import (
-    CheckpointError,
     claim_folder,
     load_checkpoint,
     load_with_checksum,
@@ -47,6 +46,9 @@ from model import MNISTClassifier, normalize
 from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
 
 # ---- Settings ----------------------------------------------------------------------------
+
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def option(default: int | float | bool | str, about: str) -> dataclasses.Field:
@@ -69,19 +71,18 @@ class Settings:
     augment: bool = option(True, "distort the digits at random, less and less over the run")
 
     def __post_init__(self) -> None:
-        def require(holds: bool, rule: str) -> None:
+        for name, holds, rule in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("momentum", 0 <= self.momentum < 1, "in 0..1, below 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
+            ("seed", 0 <= self.seed < 2**63, "in 0..2**63-1"),
+            ("precision", self.precision in PRECISIONS, "auto, float32 or bfloat16"),
+        ):
             if not holds:
-                raise ValueError(rule)
-
-        require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
-        require(self.batch_size >= 1, f"batch size must be at least 1, not {self.batch_size}")
-        rate, decay = self.learning_rate, self.weight_decay
-        require(0 < rate < math.inf, f"learning rate must be above 0 and finite, not {rate}")
-        require(0 <= self.momentum < 1, f"momentum must be in 0..1, below 1, not {self.momentum}")
-        require(0 <= decay < math.inf, f"weight decay must be at least 0 and finite, not {decay}")
-        require(0 <= self.seed < 2**63, f"seed must be in 0..2**63-1, not {self.seed}")
-        known = self.precision in ("auto", "float32", "bfloat16")
-        require(known, f"precision must be auto, float32 or bfloat16, not {self.precision!r}")
+                value = getattr(self, name)
+                raise ValueError(f"{name.replace('_', ' ')} must be {rule}, not {value!r}")
         self.device = choose_device(self.device)
         if self.precision == "auto":  # where bfloat16 is only emulated, it is slower
             native = computes_in_bfloat16(self.device)
@@ -110,16 +111,9 @@ LARGEST_SLICE = 1024  # images that go through the network at once while it trai
 def train(
     train_digits: Digits, test_digits: Digits, settings: Settings | None = None
 ) -> tuple[MNISTClassifier, dict]:
-    """Train a new network, print how it goes, and return it with its history.
+    """Go through a run of `Trainer`, print how it goes, and return its average and its history.
 
-    The same as to go through `Trainer(train_digits, settings).epochs(test_digits)`.
-
-    Returns:
-        The network, in evaluation mode, on the device of the settings, and the history: a dict
-        of plain values, where "epochs" has a dict for each epoch.
-
-    Raises:
-        ValueError: the loss is no longer finite.
+    Raises ValueError if the loss is no longer finite.
     """
     run = Trainer(train_digits, settings)
     print_settings(run, test_digits)
@@ -129,19 +123,13 @@ def train(
 
 
 class Trainer:
-    """A run: all that changes while a network trains, and one epoch after the other of it.
+    """A run: all that changes while a new network trains on some digits.
 
     The network to use is `average`, in evaluation mode: it holds a moving average of the
-    weights over the steps (an exponential one: each step moves it a thousandth of the way to
-    the weights of `model`), which reads better than the weights of any step. `history` is a
-    dict of plain values, where "epochs" has a dict for each epoch.
-
-    The same settings, machine and number of threads give the same weights, bit for bit.
-    PyTorch's global generator is seeded, since dropout draws there.
-
-    Args:
-        digits: to train on, on any device.
-        settings: by default, `Settings()`.
+    weights of `model` (each step moves it a thousandth of the way to them), which reads better
+    than the weights of any step. `history` is a dict of plain values, where "epochs" has a row
+    for each epoch. The same settings, machine and number of threads give the same weights, bit
+    for bit. PyTorch's global generator is seeded, since dropout draws there.
     """
 
     def __init__(self, digits: Digits, settings: Settings | None = None) -> None:
@@ -212,12 +200,11 @@ class Trainer:
             total_loss += self.train_step(images, labels, batch_size)
             update_average(self.average, self.model, step)
         sum_up([total_loss])
-        mean_loss = total_loss.item() / len(digits)
-        if not math.isfinite(mean_loss):
-            reason = f"the loss became {mean_loss} in epoch {epoch}"
-            raise ValueError(f"{reason}; lower the learning rate")
+        loss = total_loss.item() / len(digits)
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss became {loss} in epoch {epoch}; lower the learning rate")
         speed = len(digits) / (time.perf_counter() - started)
-        return {"learning_rate": rate, "train_loss": mean_loss, "images_per_second": speed}
+        return {"learning_rate": rate, "train_loss": loss, "images_per_second": speed}
 
     def train_step(
         self, images: torch.Tensor, labels: torch.Tensor, batch_size: int
@@ -280,17 +267,12 @@ def differences(there: dict, here: dict, *names: str) -> str:
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
     """SGD with momentum, which decays the weights and leaves the biases alone."""
-    parameters = list(model.parameters())
-    weights = {"params": [p for p in parameters if p.dim() > 1]}
-    biases = {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0}
-    return torch.optim.SGD(
-        [weights, biases],
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.momentum > 0,
-        fused=True,  # one pass over the weights, not one an operation
-    )
+    weights = {"params": [p for p in model.parameters() if p.dim() > 1]}
+    biases = {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}
+    rate, momentum, decay = settings.learning_rate, settings.momentum, settings.weight_decay
+    nesterov = {"momentum": momentum, "nesterov": momentum > 0}
+    # Fused: one pass over the weights, not one an operation.
+    return torch.optim.SGD([weights, biases], rate, weight_decay=decay, fused=True, **nesterov)
 
 
 def schedule(progress: float) -> float:
@@ -466,12 +448,10 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Setting
 def command_line(arguments: argparse.Namespace, settings: Settings) -> str:
     """Return the command that gives these weights, without what goes without saying here."""
     words, default = [launcher(), "train.py"], Settings()
-    for field in dataclasses.fields(Settings):
-        value = getattr(settings, field.name)
-        if field.name == "augment":
-            words += [] if value else ["--no-augment"]
-        elif value != getattr(default, field.name):
-            words.append(f"--{field.name.replace('_', '-')} {value}")
+    for name, value in dataclasses.asdict(settings).items():
+        if value != getattr(default, name):
+            flag = name.replace("_", "-")
+            words += [f"--no-{flag}"] if value is False else [f"--{flag} {value}"]
     words += ["--sample"] * arguments.sample + ["--dry-run"] * arguments.dry_run
     return " ".join(words)
 
@@ -483,12 +463,17 @@ def read_data(arguments: argparse.Namespace) -> list[dict]:
     """
     digits = load_data(arguments.data_dir, arguments.sample)
     checkpoint = arguments.output_dir / "mnist_cnn.pt"
-    if not arguments.sample and digits[0].name != "MNIST" and checkpoint.exists():
-        with contextlib.suppress(OSError, CheckpointError):  # no model at all, then
-            if load_checkpoint(checkpoint)[1]["data"] == "MNIST":
-                remedy = "choose another --output-dir to train on the sample"
-                raise ValueError(f"{checkpoint}: was trained on MNIST, and is kept; {remedy}")
+    if not arguments.sample and digits[0].name != "MNIST" and is_of_mnist(checkpoint):
+        remedy = "choose another --output-dir to train on the sample"
+        raise ValueError(f"{checkpoint}: was trained on MNIST, and is kept; {remedy}")
     return [vars(part) for part in digits]
+
+
+def is_of_mnist(checkpoint: Path) -> bool:
+    """Whether there is a model, and it was trained on MNIST."""
+    with contextlib.suppress(OSError, ValueError):
+        return load_checkpoint(checkpoint)[1]["data"] == "MNIST"
+    return False
 
 
 def resume(run: Trainer, path: Path) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from make_notebook import NOTEBOOK, copy_project
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE = 300  # seconds; a busy machine is slow, and a wait that ends well costs nothing
+INDICATOR = ".jp-Notebook-ExecutionIndicator"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -50,7 +52,7 @@ def jupyter(app: str, folder: Path, scratch: Path) -> Iterator[tuple[str, str]]:
         )
     try:
         note = None  # in which Jupyter says, once it listens, at what port, and its token
-        for _ in range(300):
+        for _ in range(5 * PATIENCE):
             with contextlib.suppress(StopIteration, ValueError):
                 notes = (scratch / "jupyter_runtime_dir").glob("jpserver-*.json")
                 note = json.loads(next(notes).read_text())
@@ -84,16 +86,14 @@ def run_notebook(app: str, scratch: Path) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
             page = browser.new_page(viewport={"width": 1200, "height": 1000}, has_touch=True)
-            page.set_default_timeout(40_000)
+            page.set_default_timeout(PATIENCE * 1000)
             page.goto(address)
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+            page.locator(f"{INDICATOR}[data-status=idle]").wait_for()
             while not any(kernel["connections"] for kernel in json.load(urlopen(kernels))):
                 page.wait_for_timeout(200)
-            page.wait_for_timeout(1000)  # what is run before page and kernel have met is lost
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            run_all_cells(page)
             page.locator(".digit-canvas canvas").wait_for()
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+            page.locator(f"{INDICATOR}[data-status=idle]").wait_for()
             page.locator(".digit-canvas").scroll_into_view_if_needed()
             yield page
         except Exception:
@@ -101,6 +101,17 @@ def run_notebook(app: str, scratch: Path) -> Iterator[Page]:
             raise
         finally:
             browser.close()
+
+
+def run_all_cells(page: Page) -> None:
+    """Run all cells; again, if page and kernel had not met yet, and the request was lost."""
+    for _ in range(20):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        with contextlib.suppress(TimeoutError):
+            page.locator(f"{INDICATOR}:not([data-status=idle])").wait_for(timeout=10_000)
+            return
+    raise RuntimeError("the kernel never ran a cell")
 
 
 def arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> list:
@@ -142,5 +153,5 @@ def draw(page: Page, strokes: list, touch: bool = False) -> None:
 
 def answer(page: Page) -> str:
     """Wait for the answer to the last drawing, and return what the canvas says."""
-    page.locator(".digit-canvas:not(.waiting)").wait_for(timeout=10_000)
+    page.locator(".digit-canvas:not(.waiting)").wait_for()
     return page.locator(".digit-canvas .said").inner_text()
