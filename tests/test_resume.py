@@ -128,6 +128,23 @@ def test_another_torch_is_warned_of_and_another_matplotlib_is_not(uninterrupted,
         assert err.count("\n") == warnings
 
 
+@pytest.mark.parametrize("name", ["train.save_results", "train.Trainer.train_epoch"])
+def test_what_ctrl_c_promises_holds(tmp_path, monkeypatch, capsys, name):
+    """While results are written, and in the first epoch of a run over an older one."""
+    arguments = ["--sample", "--dry-run", "--output-dir", str(tmp_path)]
+    assert train.main([*arguments, "--epochs", "1"]) == 0
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(name, interrupt)
+        assert train.main(arguments) == 130
+    assert "--resume goes on after the last finished epoch" in capsys.readouterr().err
+    assert train.main([*arguments, "--resume"]) == 0
+    assert load_checkpoint(tmp_path / "mnist_cnn.pt")[1]["epochs_finished"] == 2
+
+
 def test_with_nothing_to_resume_it_starts_afresh_and_says_so(tmp_path, capsys):
     assert train.main(["--dry-run", "--sample", "--output-dir", str(tmp_path), "--resume"]) == 0
     assert "nothing to resume: no " in capsys.readouterr().out
