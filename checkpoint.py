@@ -72,7 +72,9 @@ def load_checkpoint(
         model.load_state_dict(content["weights"])
         metadata = dict(content["metadata"])
     except Exception as error:  # other names, other shapes, no dict at all
-        raise CheckpointError(f"{path}: its weights do not fit this network; {remedy}") from error
+        raise CheckpointError(
+            f"{path}: its weights are not those of this network; {remedy}"
+        ) from error
     if not all(tensor.isfinite().all() for tensor in model.parameters()):
         raise CheckpointError(f"{path}: some of its weights are not finite; {remedy}")
     try:

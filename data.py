@@ -222,8 +222,8 @@ def augment(
     """Rotate, scale, shear and shift each image by random amounts of its own, as one batch.
 
     Takes pixel values 0..255 of any dtype, shape (N, 28, 28), a generator on the same device,
-    and the share of the greatest amounts; returns float32 pixel values 0..255, shape
-    (N, 1, 28, 28).
+    and how strongly, 0..1, where 1 means by the greatest amounts; returns float32 pixel values
+    0..255, shape (N, 1, 28, 28).
     """
     grid = random_grid(len(images), generator, strength)
     return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)

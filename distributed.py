@@ -27,17 +27,22 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    has_gpus = torch.cuda.is_available()
-    if has_gpus:
+    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo", **meeting())
+    with connection():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", **meeting())
     try:
         with contextlib.ExitStack() as silence:
             if rank() > 0:
-                nowhere = silence.enter_context(open(os.devnull, "w"))
+                nowhere = silence.enter_context(open(os.devnull, "w", errors="replace"))
                 silence.enter_context(contextlib.redirect_stdout(nowhere))
                 silence.enter_context(contextlib.redirect_stderr(nowhere))
             yield
+    except (KeyboardInterrupt, OSError, ValueError):
+        if rank() == 0:
+            raise
+        sys.exit(1)  # the first one says why
     finally:
         dist.destroy_process_group()
 
@@ -90,7 +95,7 @@ def from_first(make: Callable[[], Any]) -> Any:
             torch.save(made, buffer)
         except Exception as caught:
             error = caught
-    size = torch.tensor(-1 if error else len(buffer.getvalue()))
+    size = torch.tensor(-1 if error else buffer.tell())
     with connection():
         dist.broadcast(size, src=0)
     if error:
@@ -124,6 +129,8 @@ def connection() -> Iterator[None]:
     """Give the failure of a message between processes one type: ConnectionError."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:200]
         raise ConnectionError(

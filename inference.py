@@ -30,7 +30,7 @@ from model import IMAGE_SIZE
 from preprocessing import ImageLike, preprocess, preprocess_batch, to_image
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
-BATCH_SIZE = 64  # images in one forward pass; more do not fit the processor's cache
+BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 
 
 class Prediction(NamedTuple):
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
             paths = list(itertools.islice(paths, 2))
             if len(paths) > 1:
                 parser.error("--save-preprocessed takes one image, not several")
-        # Of several processes that torchrun started, each takes its share.
+        # Several processes that torchrun started take turns.
         rank = int(os.environ.get("RANK", 0))
         n_processes = int(os.environ.get("WORLD_SIZE", 1))
         return read_images(itertools.islice(paths, rank, None, n_processes), predictor, arguments)

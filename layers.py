@@ -18,7 +18,9 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-        if not (self.training and x.device.type == "cpu" and has_blocked_layout(dtype)):
+        plain = x.dim() == 4 and self.bias is not None and self.padding_mode == "zeros"
+        on_cpu = x.device.type == "cpu" and plain and not isinstance(self.padding, str)
+        if not (self.training and on_cpu and has_blocked_layout(dtype)):
             return super().forward(x)
         if not x.is_mkldnn:
             x = x.to_mkldnn(dtype)

@@ -23,7 +23,7 @@ PIXEL_STD = 0.3081
 
 
 class MNISTClassifier(nn.Module):
-    """Two convolutions and two fully connected layers: 421,642 parameters."""
+    """Two convolutions and two fully connected layers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,13 +1,7 @@
 """Train the network of model.py on MNIST, evaluate it, plot the history, save the model.
 
-    python train.py             MNIST, downloaded to data/ the first time; 99.6% of the test set
-    python train.py --sample    the 5,000 bundled digits, in seconds
-
-From Python, `train` does the same, and `Trainer` is a run that one can hold in the hand:
-
-    run = Trainer(load_mnist("data", train=True), Settings(epochs=3))
-    for row in run.epochs(load_mnist("data", train=False)):
-        print(row["test_accuracy"])
+python train.py             MNIST, downloaded to data/ the first time; 99.6% of the test set
+python train.py --sample    the 5,000 bundled digits, in seconds
 """
 
 import argparse
@@ -48,9 +42,6 @@ from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figur
 # ---- Settings ----------------------------------------------------------------------------
 
 
-PRECISIONS = ("auto", "float32", "bfloat16")
-
-
 def option(default: int | float | bool | str, about: str) -> dataclasses.Field:
     """A setting of a run, and an option of the command line."""
     return dataclasses.field(default=default, metadata={"help": about})
@@ -78,7 +69,11 @@ class Settings:
             ("momentum", 0 <= self.momentum < 1, "in 0..1, below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             ("seed", 0 <= self.seed < 2**63, "in 0..2**63-1"),
-            ("precision", self.precision in PRECISIONS, "auto, float32 or bfloat16"),
+            (
+                "precision",
+                self.precision in ("auto", "float32", "bfloat16"),
+                "auto, float32 or bfloat16",
+            ),
         ):
             if not holds:
                 value = getattr(self, name)
@@ -142,14 +137,16 @@ class Trainer:
         self.model = MNISTClassifier().to(settings.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval()
         self.optimizer = make_optimizer(self.model, settings)
+        libraries = ("torch", "torchvision", "numpy", "matplotlib")
+        versions = {name: importlib.metadata.version(name) for name in libraries}
         self.history = {
             "data": digits.name,
             "train_digits": len(digits),
-            "test_digits": 0,  # until there are some
+            "test_digits": 0,  # so far
             "settings": dataclasses.asdict(settings),
             "processes": world_size(),
             "threads": torch.get_num_threads(),
-            "versions": versions(),
+            "versions": {"python": platform.python_version(), **versions},
             "epochs": [],
         }
 
@@ -183,7 +180,7 @@ class Trainer:
         steps = range((epoch - 1) * n_batches, epoch * n_batches)
         progress = [(step + 0.5) / (settings.epochs * n_batches) for step in steps]
         strengths = [fading(p) if settings.augment else 0.0 for p in progress]
-        # Each epoch has a seed of its own: no state of a generator is to be kept between them.
+        # Each epoch has a seed of its own: nothing of a generator need be kept between them.
         seed = random.Random(f"{settings.seed} {epoch}").getrandbits(62)
         torch.manual_seed(seed + rank())  # dropout draws there
         batches = shuffled_batches(
@@ -229,13 +226,10 @@ class Trainer:
         return total_loss
 
     def state_dict(self) -> dict:
-        """Return all that the run needs to go on from here: tensors and plain values."""
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": self.history,
-        }
+        """Return a copy of all that the run needs to go on: tensors and plain values."""
+        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        return copy.deepcopy(state | {"history": self.history})
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken, to the very same weights.
@@ -244,8 +238,7 @@ class Trainer:
         """
         there, here = state["history"], self.history
         if others := differences(there, here, "data", *here["settings"], "processes"):
-            remedy = "give the same settings, or leave out --resume to start afresh"
-            raise ValueError(f"of a run with other settings: {others}; {remedy}")
+            raise ValueError(f"of a run with other settings: {others}")
         if others := differences(there, here, "threads", "torch"):
             print(f"WARNING: the last bits of the weights may differ: {others}", file=sys.stderr)
         self.model.load_state_dict(state["model"])
@@ -256,12 +249,11 @@ class Trainer:
 
 def differences(there: dict, here: dict, *names: str) -> str:
     """Name what differs between the history of a state and that of this run."""
-    there, here = (
-        {**history, **history["versions"], **history["settings"]} for history in (there, here)
-    )
-    changed = [name for name in names if there.get(name) != here[name]]
+    there, here = ({**row, **row["versions"], **row["settings"]} for row in (there, here))
     return ", ".join(
-        f"{name} {there.get(name)} in the state, {here[name]} here" for name in changed
+        f"{name} {there.get(name)} in the state, {here[name]} here"
+        for name in names
+        if there.get(name) != here[name]
     )
 
 
@@ -276,7 +268,7 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
 
 
 def schedule(progress: float) -> float:
-    """Return the share of the highest learning rate, given the share of all steps done.
+    """Return the share of the highest learning rate, given that of the run that is done.
 
     A linear warm-up, then a cosine down to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983).
     """
@@ -293,13 +285,6 @@ def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     """
     decay = min(AVERAGE_DECAY, (step + 1) / (step + 11))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a result depends on."""
-    libraries = ("torch", "torchvision", "numpy", "matplotlib")
-    found = {name: importlib.metadata.version(name) for name in libraries}
-    return {"python": platform.python_version(), **found}
 
 
 # ---- Evaluation --------------------------------------------------------------------------
@@ -370,11 +355,6 @@ def print_epoch(row: dict, epochs: int) -> None:
 
 # ---- Results -----------------------------------------------------------------------------
 
-# Of the probabilities, by the number of epochs: benchmarks/confidence.py --fit --epochs 60. They
-# hold for all of MNIST and the usual settings; a run that is unlike that stores none.
-TEMPERATURES = {60: 1.413}
-UNLIKE = ("epochs", "seed", "device", "precision")  # settings that need not be the usual ones
-
 
 def save_results(output_dir: Path, run: Trainer, test_digits: Digits, command: str) -> None:
     """Write the history, the plots and the checkpoint."""
@@ -396,15 +376,9 @@ def describe(history: dict, command: str) -> dict:
     """Return what a checkpoint says of itself: nothing that differs between equal runs."""
     metadata = {"command": command, **history}
     epochs = metadata.pop("epochs")
-    metadata["epochs_finished"] = len(epochs)
-    for last in epochs[-1:]:
-        result = ("train_loss", "test_loss", "test_accuracy", "misses")
-        metadata["result"] = {name: last[name] for name in result}
-    settings = {name: value for name, value in history["settings"].items() if name not in UNLIKE}
-    usual = all(getattr(Settings, name) == value for name, value in settings.items())
-    if usual and history["data"] == "MNIST" and len(epochs) in TEMPERATURES:
-        metadata["temperature"] = TEMPERATURES[len(epochs)]
-    return metadata
+    result = ("train_loss", "test_loss", "test_accuracy", "misses")
+    metadata["result"] = {name: epochs[-1][name] for name in result}
+    return metadata | {"epochs_finished": len(epochs)}
 
 
 # ---- Command line ------------------------------------------------------------------------
@@ -418,29 +392,29 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Setting
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,  # an error is one line
         description="Train the digit classifier, evaluate it, plot the history, save the model.",
+        argument_default=argparse.SUPPRESS,  # they are those of Settings
         allow_abbrev=False,
     )
-    options = dataclasses.fields(Settings)
+    add, options = parser.add_argument, dataclasses.fields(Settings)
     for field in options:
         flag = field.type is bool
         kind = {"action": argparse.BooleanOptionalAction} if flag else {"type": field.type}
-        default = ("on" if field.default else "off") if flag else field.default
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            default=field.default,
-            help=f"{field.metadata['help']} [{default}]",
-            **kind,
-        )
-    add = parser.add_argument
+        default = ("off", "on")[field.default] if flag else field.default
+        about = f"{field.metadata['help']} [{default}]"
+        add(f"--{field.name.replace('_', '-')}", help=about, **kind)
     data_dir, output_dir = PROJECT_DIR / "data", PROJECT_DIR / "outputs"
     add("--data-dir", type=Path, default=data_dir, help="where MNIST is, or goes [data]")
-    add("--sample", action="store_true", help="use the 5,000 bundled digits instead of MNIST")
     add("--output-dir", type=Path, default=output_dir, help="where the results go [outputs]")
-    add("--resume", action="store_true", help="go on after the last finished epoch")
-    add("--dry-run", action="store_true", help="a few batches of everything; writes all files")
+    for name, about in (
+        ("sample", "use the 5,000 bundled digits instead of MNIST"),
+        ("resume", "go on after the last finished epoch"),
+        ("dry-run", "a few batches of everything; writes all files"),
+    ):
+        add(f"--{name}", action="store_true", default=False, help=about)
     arguments = parser.parse_args(argv)
+    given = {o.name: getattr(arguments, o.name) for o in options if hasattr(arguments, o.name)}
     try:
-        return arguments, Settings(**{o.name: getattr(arguments, o.name) for o in options})
+        return arguments, Settings(**given)
     except ValueError as error:
         parser.error(str(error))
 
@@ -472,36 +446,38 @@ def read_data(arguments: argparse.Namespace) -> list[dict]:
 def is_of_mnist(checkpoint: Path) -> bool:
     """Whether there is a model, and it was trained on MNIST."""
     with contextlib.suppress(OSError, ValueError):
-        return load_checkpoint(checkpoint)[1]["data"] == "MNIST"
+        return load_checkpoint(checkpoint)[1].get("data") == "MNIST"
     return False
 
 
 def resume(run: Trainer, path: Path) -> None:
     """Let a run go on where its state says, if there is one."""
-    state = from_first(lambda: load_with_checksum(path, STATE_FORMAT) if path.exists() else None)
-    if state is None:
-        print(f"nothing to resume: no {path}; starting afresh")
-        return
     try:
+        state = from_first(
+            lambda: load_with_checksum(path, STATE_FORMAT) if path.exists() else None
+        )
+        if state is None:
+            return print(f"nothing to resume: no {path}; starting afresh")
         run.load_state_dict(state)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: {reason}; leave out --resume to start afresh") from error
     print(f"resuming after epoch {len(run.history['epochs'])} of {run.settings.epochs}")
 
 
 def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     """Load, train, evaluate, plot and save; return the exit code."""
-    started = time.perf_counter()
-    command, output_dir = command_line(arguments, settings), arguments.output_dir
+    started, output_dir = time.perf_counter(), arguments.output_dir
+    settings = Settings(**from_first(lambda: dataclasses.asdict(settings)))
+    command = command_line(arguments, settings)
     lock = FileLock(output_dir / ".lock")
     from_first(lambda: claim_folder(lock))
-    digits = [Digits(**part) for part in from_first(lambda: read_data(arguments))]
+    train_digits, test_digits = (Digits(**x) for x in from_first(lambda: read_data(arguments)))
     if arguments.dry_run:
         settings = dataclasses.replace(settings, epochs=min(settings.epochs, 2))
-        sizes = (DRY_RUN_BATCHES * settings.batch_size, EVALUATION_BATCH)
-        few = [part[:n] for part, n in zip(digits, sizes, strict=True)]
-        digits = [part.named(f"dry run on a few digits of: {part.name}") for part in few]
-    train_digits, test_digits = digits
+        name = f"dry run on a few digits of: {train_digits.name}"
+        train_digits = train_digits[: DRY_RUN_BATCHES * settings.batch_size].named(name)
+        test_digits = test_digits[:EVALUATION_BATCH].named(name)
     run, state_path = Trainer(train_digits, settings), output_dir / "training_state.pt"
     if arguments.resume:
         resume(run, state_path)
@@ -509,19 +485,13 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     def save_state() -> None:
         from_first(lambda: save_with_checksum(state_path, STATE_FORMAT, run.state_dict()))
 
-    save_state()  # now, not after an epoch, is it to be seen that the folder can be written to
+    save_state()  # before training, since it shows whether the folder can be written to
     print_settings(run, test_digits)
-    try:
-        for row in run.epochs(test_digits):
-            print_epoch(row, settings.epochs)
-            save_state()
-        from_first(lambda: save_results(output_dir, run, test_digits, command))
-    except KeyboardInterrupt:
-        goes_on = "the same command with --resume goes on after the last finished epoch"
-        print(f"\ntrain.py: interrupted; {goes_on}", file=sys.stderr)
-        return 130
-    finally:
-        lock.release()
+    for row in run.epochs(test_digits):
+        print_epoch(row, settings.epochs)
+        save_state()
+    from_first(lambda: save_results(output_dir, run, test_digits, command))
+    lock.release()
     print_results(run, output_dir, time.perf_counter() - started)
     return 0
 
@@ -543,15 +513,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     if hasattr(sys.stdout, "reconfigure"):  # a folder may have a name that is not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
-    with joined():
-        try:
+    try:
+        with joined():
             return run_command(*parse_arguments(argv))
-        except KeyboardInterrupt:
-            print("\ntrain.py: interrupted; nothing was written", file=sys.stderr)
-            return 130
-        except (OSError, ValueError) as error:
-            print(f"train.py: error: {error}", file=sys.stderr)
-            return 1
+    except KeyboardInterrupt:
+        goes_on = "if a run had begun, the same command with --resume goes on"
+        print(f"\ntrain.py: interrupted; {goes_on} after its last finished epoch", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How far the confidence of `inference.py` can be trusted: on digits, and on what is none.
 
     python benchmarks/confidence.py [--data-dir data]
-    python benchmarks/confidence.py --fit --epochs 60
+    python benchmarks/confidence.py --calibrate weights/mnist_cnn.pt
 
 Calibration: on MNIST's test set, how far the confidence is from the share of right answers,
 as the expected calibration error (ECE, 15 bins of equal width). Detection: how well the
@@ -11,10 +11,10 @@ letters and noise are drawn alike, dark on white, 200x200, and so go through the
 preparation. The letters are printed, in the fonts that Matplotlib brings along, A-Z and a-z but
 for O o I l i Z z S s B b q g, which look like digits. A blank image counts as confidence 0.
 
-With --fit, it finds the temperature T of softmax(logits / T) instead (Guo et al. 2017,
-arXiv:1706.04599), in some minutes: it trains on 50,000 of the 60,000 training digits, for as many
-epochs as the shipped weights, and takes the T of the least cross-entropy on the other 10,000. The
-test set has no part in it.
+With --calibrate, it finds the temperature T of softmax(logits / T) for a checkpoint instead (Guo et
+al. 2017, arXiv:1706.04599), and stores it there: it trains a network with the settings of the
+checkpoint on 50,000 of the 60,000 training digits, and takes the T of the least cross-entropy on
+the others. The test set has no part in it.
 """
 
 import argparse
@@ -35,6 +35,7 @@ sys.path[:0] = [str(PROJECT_DIR), str(PROJECT_DIR / "benchmarks")]
 
 from accuracy import hold_out  # noqa: E402
 
+from checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from data import Digits, load_mnist  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
 from model import normalize  # noqa: E402
@@ -84,7 +85,7 @@ def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([model(normalize(batch.to(device))).cpu() for batch in batches])
 
 
-# ---- Fitting the temperature -------------------------------------------------------------
+# ---- The temperature -------------------------------------------------------------
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -103,15 +104,19 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return log_temperature.exp().item()
 
 
-def fit(data_dir: Path, epochs: int, writers: Path | None) -> None:
-    """Train on a part of the training set, fit T on the rest, and print what it changes."""
+def calibrate(path: Path, data_dir: Path, writers: Path | None) -> None:
+    """Fit the temperature of a checkpoint, store it there, and print what it changes.
+
+    It is that of a second network, trained alike on a part of the training digits.
+    """
+    model, metadata = load_checkpoint(path)
     rest, held_out = hold_out(load_mnist(data_dir, train=True), writers)
-    model, _ = train(rest, held_out, Settings(epochs=epochs))
-    logits = compute_logits(model, held_out.images)
+    settings = metadata["settings"] | {"device": "cpu", "precision": "auto"}
+    second, _ = train(rest, held_out, Settings(**settings))
+    logits = compute_logits(second, held_out.images)
     temperature = fit_temperature(logits, held_out.labels)
-    print(
-        f"\ntemperature {temperature:.4f}, fitted on {len(held_out):,} held-out training digits\n"
-    )
+    save_checkpoint(path, model, metadata | {"temperature": round(temperature, 4)})
+    print(f"\ntemperature {temperature:.4f}, fitted on {len(held_out):,} held-out digits\n")
     print("| T | ECE | cross-entropy |")
     print("| --- | --- | --- |")
     for t in (1.0, temperature):
@@ -230,12 +235,11 @@ def report_detection(predictor: MNISTPredictor, digits: Digits) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, default=PROJECT_DIR / "data")
-    parser.add_argument("--fit", action="store_true", help="find the temperature; takes minutes")
-    parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of --fit")
-    parser.add_argument("--writers", type=Path, help="for --fit: hold out whole writers' digits")
+    parser.add_argument("--calibrate", type=Path, metavar="CHECKPOINT", help="takes minutes")
+    parser.add_argument("--writers", type=Path, help="with --calibrate: hold out whole writers")
     arguments = parser.parse_args(argv)
-    if arguments.fit:
-        fit(arguments.data_dir, arguments.epochs, arguments.writers)
+    if arguments.calibrate:
+        calibrate(arguments.calibrate, arguments.data_dir, arguments.writers)
         return 0
     digits = load_mnist(arguments.data_dir, train=False)
     predictor = MNISTPredictor()

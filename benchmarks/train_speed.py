@@ -183,11 +183,11 @@ def print_table(arguments: argparse.Namespace) -> None:
         spread = f"{min(values):,.0f}–{max(values):,.0f}"
         ratio = f"{speed / medians[BASELINE]:.2f}×"
         precision = "bfloat16" if "bfloat16" in name else "float32"
-        share = f"{speed / medians[f'floor, {precision}']:.0%}"
+        of_floor = f"{speed / medians[f'floor, {precision}']:.0%}"
         alone = ("--row", name, "--data-dir", str(data_dir), "--device", arguments.device)
         memory = f"{run_alone(*alone)['peak_mb']:,.0f}"
         print(
-            f"| {name} | {speed:,.0f} | {spread} | {60000 / speed:.1f} | {ratio} | {share} "
+            f"| {name} | {speed:,.0f} | {spread} | {60000 / speed:.1f} | {ratio} | {of_floor} "
             f"| {memory} |",
             flush=True,
         )
@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--row", help=argparse.SUPPRESS)  # one row in a process of its own
     parser.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)  # one point, likewise
     arguments = parser.parse_args(argv)
-    keep_freed_memory()  # as train() does; the usual script is not slower for it
+    keep_freed_memory()  # as Trainer does; the usual script is not slower for it
     if arguments.row:
         rows = make_rows(arguments.data_dir, arguments.images, arguments.device)
         report_alone(rows[arguments.row]())

@@ -46,7 +46,8 @@ def test_digits_have_a_length_and_are_cut_by_slices_indices_and_masks():
         assert torch.equal(some.images, digits.images[list(expected)])
         assert torch.equal(some.labels, digits.labels[list(expected)])
         assert some.name == digits.name == "bundled sample of MNIST"
-    assert digits.to("cpu").labels.device.type == "cpu"
+    moved = digits.to("meta")
+    assert moved.images.device.type == moved.labels.device.type == "meta"
 
 
 def test_the_sample_is_5000_digits_500_a_class():

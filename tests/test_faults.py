@@ -44,9 +44,17 @@ def test_a_disk_that_is_full_when_an_output_is_written(
     """The message names the output; what an earlier run left of it is intact."""
     folder = shutil.copytree(finished, tmp_path / "outputs")
     before = contents(folder)
+    states = []
 
     def write_to_a_full_disk(path, content):
-        full = full_disk(100) if os.path.basename(path) == name else contextlib.nullcontext()
+        """The first state fits: it is the second that does not, after an epoch."""
+        is_state = os.path.basename(path) == "training_state.pt"
+        if is_state and not states:
+            states.append(content)
+            before["training_state.pt"] = content
+            full = contextlib.nullcontext()
+        else:
+            full = full_disk(100) if os.path.basename(path) == name else contextlib.nullcontext()
         with full:
             write_atomically(path, content)
 

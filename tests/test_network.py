@@ -6,7 +6,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data import load_mnist
-from layers import Dropout
+from layers import Conv2d, Dropout, to_dense
 from model import MNISTClassifier, normalize
 
 
@@ -69,6 +69,17 @@ def test_it_trains_in_other_dtypes_and_compiled(dtype):
     # backend="eager" traces the network as any compilation would, and needs no compiler.
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     assert compiled(torch.randn(2, 1, 28, 28, dtype=dtype)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding_mode": "reflect", "padding": 1}, {"bias": False}, {"padding": "same"}]
+)
+def test_a_convolution_with_other_options_computes_what_pytorch_s_does(options):
+    torch.manual_seed(0)
+    ours, theirs = Conv2d(1, 4, 3, **options), nn.Conv2d(1, 4, 3, **options)
+    theirs.load_state_dict(ours.state_dict())
+    for x in (torch.randn(2, 1, 8, 8), torch.randn(1, 8, 8)):
+        torch.testing.assert_close(to_dense(ours(x)), theirs(x))
 
 
 def test_dropout_is_25_percent_before_and_50_percent_after_the_first_linear_layer():

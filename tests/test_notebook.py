@@ -113,6 +113,7 @@ def test_the_notebook_starts_with_the_tour():
     assert title.source.startswith("# ")
     assert files.metadata.jupyter.source_hidden
     assert files.metadata.cellView == "form"
+    assert files.metadata["_kg_hide-input"]
     assert len(files.source.splitlines()) < 60  # where there is none
     assert len(files.source) < 50_000
     assert part.cell_type == "markdown"

@@ -109,7 +109,7 @@ def test_ctrl_c_leaves_a_state_that_resumes(tmp_path, uninterrupted):
             break
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "the same command with --resume goes on after the last finished epoch" in err
+    assert "the same command with --resume goes on after its last finished epoch" in err
     code, out, err = run(tmp_path, *SETTINGS, "--resume")
     assert (code, err) == (0, "")
     assert "resuming after epoch" in out
@@ -140,8 +140,10 @@ def test_what_ctrl_c_promises_holds(tmp_path, monkeypatch, capsys, name):
     with monkeypatch.context() as patch:
         patch.setattr(name, interrupt)
         assert train.main(arguments) == 130
-    assert "--resume goes on after the last finished epoch" in capsys.readouterr().err
+    assert "--resume goes on after its last finished epoch" in capsys.readouterr().err
     assert train.main([*arguments, "--resume"]) == 0
+    finished = 2 if name == "train.save_results" else 0
+    assert f"resuming after epoch {finished} of 2" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "mnist_cnn.pt")[1]["epochs_finished"] == 2
 
 
@@ -204,6 +206,7 @@ def test_a_damaged_foreign_or_older_state_is_refused_in_one_line(tmp_path, unint
         assert path.read_bytes() == content
         err = capsys.readouterr().err
         assert err.count("\n") == 1
+        assert "leave out --resume to start afresh" in err
         return err
 
     assert "training_state.pt: damaged" in refused(whole[:-1000])

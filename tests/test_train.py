@@ -18,6 +18,8 @@ import data
 import train
 from checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
 from data import LAST_STRENGTH, PROJECT_DIR, load_mnist, load_sample
+from inference import MNISTPredictor
+from model import MNISTClassifier
 from train import Settings, Trainer, evaluate
 
 OUTPUTS = ["confusion_matrix.png", "history.json", "history.png", "mistakes.png", "mnist_cnn.pt"]
@@ -75,7 +77,7 @@ def test_every_variant_of_training_learns(settings):
 
 
 def test_weight_decay_spares_the_biases():
-    model = train.MNISTClassifier()
+    model = MNISTClassifier()
     groups = train.make_optimizer(model, Settings(weight_decay=0.1)).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
@@ -351,6 +353,24 @@ def test_bad_arguments_are_refused_with_one_line(arguments, message, capsys):
     assert message in err
 
 
+def test_help_names_every_setting_with_its_default_and_no_machine_s_folders(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Settings):
+        assert f"--{field.name.replace('_', '-')}" in out
+        assert field.metadata["help"] in out
+    for default in ("[25]", "[256]", "[0.1]", "[on]", "[data]", "[outputs]"):
+        assert default in out
+    assert "default:" not in out
+    assert str(PROJECT_DIR) not in out
+
+
+def test_augment_can_be_asked_for_and_refused():
+    assert train.parse_arguments(["--augment"])[1].augment
+    assert not train.parse_arguments(["--no-augment"])[1].augment
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_without_cuda_is_refused_with_one_line(capsys):
     with pytest.raises(SystemExit) as caught:
@@ -378,20 +398,10 @@ def test_a_model_of_mnist_is_not_replaced_by_one_of_the_sample(
     assert train.main([*arguments, str(folder), "--sample"]) == 0  # since that was asked for
 
 
-def test_only_a_run_like_the_one_it_was_fitted_for_stores_a_temperature(trained):
-    _, history = trained
-    usual = history | {"data": "MNIST", "settings": dataclasses.asdict(Settings(epochs=60))}
-    usual["epochs"] = history["epochs"] * 10
-    assert train.describe(usual, "")["temperature"] == train.TEMPERATURES[60]
-    for change in (
-        {"data": "bundled sample of MNIST"},
-        {"epochs": history["epochs"]},
-        {"settings": usual["settings"] | {"weight_decay": 0.0}},
-    ):
-        assert "temperature" not in train.describe(usual | change, "")
-    assert "temperature" in train.describe(
-        usual | {"settings": usual["settings"] | {"seed": 5, "precision": "bfloat16"}}, ""
-    )
+def test_a_run_stores_no_temperature_since_none_was_fitted_for_it(checkpoint):
+    """benchmarks/confidence.py stores one."""
+    assert "temperature" not in load_checkpoint(checkpoint)[1]
+    assert MNISTPredictor(checkpoint).temperature == 1
 
 
 def test_damaged_data_is_one_line_and_exit_code_1(tmp_path, capsys):
@@ -463,8 +473,8 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_a_model_that_was_there(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == (
-        "\ntrain.py: interrupted; the same command with --resume goes on after the last finished "
-        "epoch\n"
+        "\ntrain.py: interrupted; if a run had begun, the same command with --resume goes on after "
+        "its last finished epoch\n"
     )
     assert model.read_bytes() == b"a finished model"
     assert written(tmp_path) == ["mnist_cnn.pt", "training_state.pt"]
