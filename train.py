@@ -35,6 +35,7 @@ from checkpoint import (
 )
 from data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
 from distributed import from_first, joined, launcher, rank, sum_up, world_size
+from handwriting import draw_handwriting
 from layers import computes_in_bfloat16, keep_freed_memory
 from model import MNISTClassifier, normalize
 from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
@@ -56,6 +57,7 @@ class Settings:
     learning_rate: float = option(0.1, "the highest: a warm-up, then a cosine down to 0")
     momentum: float = option(0.9, "Nesterov's, unless it is 0")
     weight_decay: float = option(1e-4, "of weights; biases have none")
+    handwriting: float = option(0.1, "share of drawings of ways of writing that MNIST lacks")
     seed: int = option(0, "same seed, machine and number of threads: same weights, bit for bit")
     device: str = option("auto", "auto, cpu, cuda, mps or xpu; auto prefers an accelerator")
     precision: str = option("auto", "float32 or bfloat16; auto: bfloat16 where it is native")
@@ -68,6 +70,7 @@ class Settings:
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
             ("momentum", 0 <= self.momentum < 1, "in 0..1, below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
+            ("handwriting", 0 <= self.handwriting <= 1, "in 0..1"),
             ("seed", 0 <= self.seed < 2**63, "in 0..2**63-1"),
             (
                 "precision",
@@ -129,7 +132,7 @@ class Trainer:
 
     def __init__(self, digits: Digits, settings: Settings | None = None) -> None:
         self.settings = settings = settings or Settings()
-        self.digits = digits.to(settings.device)
+        self.digits = add_handwriting(digits, settings).to(settings.device)
         if settings.device == "cpu":
             keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # the same seed, the same weights: on a GPU too
@@ -247,6 +250,13 @@ class Trainer:
         self.history["epochs"] = list(there["epochs"])
 
 
+def add_handwriting(digits: Digits, settings: Settings) -> Digits:
+    """Return the digits, and after them drawings of ways of writing that MNIST lacks."""
+    images, labels = draw_handwriting(round(settings.handwriting * len(digits)), settings.seed)
+    images, labels = torch.cat([digits.images, images]), torch.cat([digits.labels, labels])
+    return Digits(images, labels, digits.name)
+
+
 def differences(there: dict, here: dict, *names: str) -> str:
     """Name what differs between the history of a state and that of this run."""
     there, here = ({**row, **row["versions"], **row["settings"]} for row in (there, here))
@@ -326,6 +336,7 @@ def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
 def print_settings(run: Trainer, test_digits: Digits) -> None:
     """Say in plain words what is about to happen, and begin its table."""
     settings, processes = dict(run.history["settings"]), run.history["processes"]
+    train_digits = run.history["train_digits"]
     device, precision = settings.pop("device"), settings.pop("precision")
     device += f", {run.history['threads']} threads" if device == "cpu" else ""
     device += f", {processes} processes" if processes > 1 else ""
@@ -333,7 +344,8 @@ def print_settings(run: Trainer, test_digits: Digits) -> None:
     words = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
     print(
         f"data        {run.digits.name}\n"
-        f"digits      {len(run.digits):,} to train on, {len(test_digits):,} to test on\n"
+        f"digits      {train_digits:,} to train on, {len(test_digits):,} to test on\n"
+        f"drawings    {len(run.digits) - train_digits:,} of ways of writing that MNIST lacks\n"
         f"device      {device}\n"
         f"precision   {precision}\n"
         f"parameters  {sum(parameter.numel() for parameter in run.model.parameters()):,}\n"

@@ -26,7 +26,14 @@ NOTEBOOK = PROJECT_DIR / "mnist_classifier_demo.ipynb"
 CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
 # All that the notebook imports but for model.py, which it shows.
 PACKED_MODULES = ["layers.py", "distributed.py", "checkpoint.py", "data.py", "preprocessing.py"]
-PACKED_MODULES += ["plots.py", "train.py", "kaggle.py", "inference.py", "canvas.py"]
+PACKED_MODULES += [
+    "handwriting.py",
+    "plots.py",
+    "train.py",
+    "kaggle.py",
+    "inference.py",
+    "canvas.py",
+]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 

@@ -9,9 +9,9 @@ import pytest
 from data import PROJECT_DIR
 
 # A module imports only what stands before it. Those that read digits load nothing that trains.
-ORDER = ["layers", "distributed", "model", "checkpoint", "data", "preprocessing", "plots"]
-ORDER += ["train", "kaggle", "inference", "canvas", "test_model"]
-TRAINING = {"distributed", "data", "plots", "train"}
+ORDER = ["layers", "distributed", "model", "checkpoint", "data", "preprocessing", "handwriting"]
+ORDER += ["plots", "train", "kaggle", "inference", "canvas", "test_model"]
+TRAINING = {"distributed", "data", "handwriting", "plots", "train"}
 
 
 def imports(name: str) -> set[str]:

@@ -18,6 +18,7 @@ import data
 import train
 from checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
 from data import LAST_STRENGTH, PROJECT_DIR, load_mnist, load_sample
+from handwriting import draw_handwriting
 from inference import MNISTPredictor
 from model import MNISTClassifier
 from train import Settings, Trainer, evaluate
@@ -76,6 +77,20 @@ def test_every_variant_of_training_learns(settings):
     assert history["epochs"][0]["test_accuracy"] > 0.7
 
 
+def test_drawings_join_the_training_digits_as_a_share_of_them():
+    digits = load_sample(True)[:200]
+    none, some, same, other = (
+        Trainer(digits, Settings(handwriting=share, seed=seed)).digits
+        for share, seed in ((0, 0), (0.25, 0), (0.25, 0), (0.25, 1))
+    )
+    assert torch.equal(none.images, digits.images)
+    assert len(some) == 250
+    assert torch.equal(some.images[:200], digits.images)
+    assert torch.equal(some.images, same.images)
+    assert not torch.equal(some.images, other.images)
+    assert torch.equal(some.labels[200:], draw_handwriting(50, seed=0)[1])
+
+
 def test_weight_decay_spares_the_biases():
     model = MNISTClassifier()
     groups = train.make_optimizer(model, Settings(weight_decay=0.1)).param_groups
@@ -95,7 +110,7 @@ def test_the_schedule_warms_up_and_ends_near_zero():
 
 def test_a_run_of_a_single_step_learns():
     digits = load_sample(True)[:500]
-    run = Trainer(digits, Settings(epochs=1, batch_size=500))
+    run = Trainer(digits, Settings(epochs=1, batch_size=500, handwriting=0))
     before = weights_of(run.model)
     [row] = run.epochs(digits)
     assert row["learning_rate"] > 0.01
@@ -160,6 +175,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
         ("learning_rate", math.nan),
         ("momentum", 1.0),
         ("weight_decay", -0.1),
+        ("handwriting", 1.5),
         ("seed", -1),
         ("device", "tpu"),
         ("precision", "int8"),
@@ -179,7 +195,7 @@ def test_the_distortion_fades_from_the_first_step_to_the_last(monkeypatch):
         return augment(images, generator, strength)
 
     monkeypatch.setattr(data, "augment", recording)
-    train.train(shown, shown, Settings(epochs=2, batch_size=250))
+    train.train(shown, shown, Settings(epochs=2, batch_size=250, handwriting=0))
     assert len(strengths) == 8
     assert strengths == sorted(strengths, reverse=True)
     assert strengths[0] == pytest.approx(1 - (1 - LAST_STRENGTH) / 16)
@@ -196,6 +212,7 @@ def finished(tmp_path_factory):
     done = run(
         *("--sample", "--epochs", 2, "--batch-size", 64, "--learning-rate", 0.02),
         *("--momentum", 0.8, "--weight-decay", 0.001, "--seed", 7, "--no-augment"),
+        *("--handwriting", 0.05),
         *("--device", "cpu", "--precision", "float32", "--output-dir", "results"),
         cwd=folder,
     )
@@ -218,14 +235,15 @@ def test_a_run_says_in_plain_words_what_it_does(finished):
     lines = finished[1].stdout.splitlines()
     assert lines[0] == "data        bundled sample of MNIST"
     assert lines[1] == "digits      4,000 to train on, 1,000 to test on"
-    assert lines[2].startswith("device      cpu, ")
-    assert lines[3] == "precision   float32"
-    assert lines[4] == "parameters  421,642"
-    assert lines[5] == (
+    assert lines[2] == "drawings    200 of ways of writing that MNIST lacks"
+    assert lines[3].startswith("device      cpu, ")
+    assert lines[4] == "precision   float32"
+    assert lines[5] == "parameters  421,642"
+    assert lines[6] == (
         "settings    epochs 2, batch size 64, learning rate 0.02, momentum 0.8, "
-        "weight decay 0.001, seed 7, augment False"
+        "weight decay 0.001, handwriting 0.05, seed 7, augment False"
     )
-    header, first, second = lines[7:10]
+    header, first, second = lines[8:11]
     assert " ".join(header.split()) == (
         "epoch learning rate train loss test loss accuracy misses images/s seconds"
     )
@@ -257,7 +275,7 @@ def test_the_history_holds_every_number_and_the_checkpoint_says_what_it_is(finis
     history = json.loads((output_dir / "history.json").read_text())
     assert history["data"] == "bundled sample of MNIST"
     expected = {"epochs": 2, "batch_size": 64, "learning_rate": 0.02, "momentum": 0.8}
-    expected |= {"weight_decay": 0.001, "seed": 7, "augment": False}
+    expected |= {"weight_decay": 0.001, "handwriting": 0.05, "seed": 7, "augment": False}
     assert history["settings"] == expected | {"device": "cpu", "precision": "float32"}
     assert torch.__version__.startswith(history["versions"]["torch"])
     assert [row["epoch"] for row in history["epochs"]] == [1, 2]
@@ -506,4 +524,4 @@ def test_a_progress_bar_is_shown_on_a_terminal():
             break
     os.close(ours)
     assert done.wait() == 0
-    assert b"/80 [" in shown
+    assert b"/88 [" in shown

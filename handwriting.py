@@ -1,0 +1,468 @@
+"""Ways of writing a digit that MNIST's American writers seldom used, drawn by code.
+
+    images, labels = draw_handwriting(6000, seed=0)
+
+Half of the world writes a 1 with an upstroke, a 7 with a bar, a 4 as a bolt of lightning or a 9
+with a curled tail. Each kind here is a few strokes and what varies in them; a hand bends, slants
+and stretches them, and a pen draws them in MNIST's geometry.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from model import IMAGE_SIZE
+from preprocessing import BOX_SIZE
+
+# A stroke is float (P, 2): points, x to the right and y down. Most digits are 1 high, from y = 0.
+Strokes = list[np.ndarray]
+Uniform = Callable[[float, float], float]  # draws a random number between two
+
+SLANT = 0.2  # at most, as a share of the height, either way
+STRETCH = (0.8, 1.5)  # of the width; some scanners fill a square
+BEND = 0.08  # standard deviation of each quadratic term
+PENS = (2.0, 4.2)  # pixels; nearly all of MNIST is within
+SOFTNESS = (1.0, 3.0)  # pixels from no ink to full ink: as sharp as MNIST, or from few pixels
+
+
+# ---- Strokes -----------------------------------------------------------------------------
+
+
+def line(*points: tuple[float, float], roundness: float = 0.0) -> np.ndarray:
+    """Return straight lines from point to point, whose corners are rounded by 0..1."""
+    path = np.array(points)
+    if not roundness or len(path) < 3:
+        return path
+    before, corner, after = path[:-2], path[1:-1], path[2:]
+    start = corner + 0.5 * roundness * (before - corner)
+    stop = corner + 0.5 * roundness * (after - corner)
+    t = np.linspace(0, 1, 6)[:, None]
+    weights = np.hstack([(1 - t) ** 2, 2 * t * (1 - t), t**2])  # a quadratic Bézier curve
+    bows = np.einsum("tk,knd->ntd", weights, np.stack([start, corner, stop]))
+    return np.concatenate([path[:1], bows.reshape(-1, 2), path[-1:]])
+
+
+def curve(*points: tuple[float, float]) -> np.ndarray:
+    """Return a smooth curve through the points: a Catmull-Rom spline."""
+    path = np.array(points)
+    path = np.concatenate([2 * path[:1] - path[1:2], path, 2 * path[-1:] - path[-2:-1]])
+    t = np.linspace(0, 1, 5, endpoint=False)[:, None]
+    inner = [2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3]
+    weights = 0.5 * np.hstack([-t + 2 * t**2 - t**3, *inner, t**3 - t**2])
+    spans = np.stack([path[:-3], path[1:-2], path[2:-1], path[3:]])
+    bows = np.einsum("tk,knd->ntd", weights, spans)
+    return np.concatenate([bows.reshape(-1, 2), path[-2:-1]])
+
+
+def oval(
+    left: float, top: float, width: float, height: float, start: float = 0.0, sweep: float = 360.0
+) -> np.ndarray:
+    """Return an ellipse, or a piece of it; degrees run clockwise, from the right."""
+    angle = np.radians(np.linspace(start, start + sweep, 4 + round(abs(sweep) / 20)))
+    x, y = left + width / 2 * (1 + np.cos(angle)), top + height / 2 * (1 + np.sin(angle))
+    return np.stack([x, y], axis=1)
+
+
+# ---- Kinds of writing --------------------------------------------------------------------
+
+
+def zero_slash(u: Uniform) -> Strokes:
+    """A 0 with a slash, inside or beyond its edge."""
+    width, x, y = u(0.55, 0.8), u(0.12, 0.38), u(0.25, 0.58)
+    slash = line((width / 2 - x, 0.5 + y), (width / 2 + x, 0.5 - y))
+    return [oval(0, 0, width, 1, u(-120, -60), u(350, 370)), slash]
+
+
+def zero_dot(u: Uniform) -> Strokes:
+    """A 0 with a dot."""
+    width, y = u(0.55, 0.8), u(0.43, 0.57)
+    dot = line((width / 2, y), (width / 2 + u(-0.03, 0.03), y + u(0, 0.12)))
+    return [oval(0, 0, width, 1, u(-120, -60), u(350, 370)), dot]
+
+
+def tip(u: Uniform, lean: float, flattest: float) -> tuple[float, float]:
+    """Return where the upstroke of a 1 begins, given where its stem, from (0, 0), is at y = 1.
+
+    If it was flatter, the 1 would be a 7.
+    """
+    y = u(0.15, 0.65)
+    return (lean - u(0.35, flattest)) * y, y
+
+
+def one_upstroke(u: Uniform) -> Strokes:
+    """A 1 with an upstroke, from short to more than half the height."""
+    lean = u(-0.12, 0.08)
+    return [line(tip(u, lean, 1.2), (0, 0), (lean, 1), roundness=u(0, 0.3))]
+
+
+def one_wide(u: Uniform) -> Strokes:
+    """A 1 with an upstroke nearly as long as its stem."""
+    left, y, lean = u(0.35, 0.6), u(0.4, 0.65), u(-0.15, 0.08)
+    return [line((-left, y), (0, 0), (lean, 1), roundness=u(0, 0.15))]
+
+
+def one_leaning(u: Uniform) -> Strokes:
+    """A 1 with an upstroke, leaning far."""
+    lean = u(-0.5, -0.15)
+    return [line(tip(u, lean, 0.8), (0, 0), (lean, 1), roundness=u(0, 0.3))]
+
+
+def one_foot(u: Uniform) -> Strokes:
+    """A 1 with a foot, and at most a hint of an upstroke."""
+    foot, left, right = u(-0.05, 0.05), u(0.1, 0.3), u(0.12, 0.3)
+    stem = line((-u(0, 0.1), u(0.05, 0.15)), (0, 0), (foot, 1))
+    return [stem, line((foot - left, 1), (foot + right, 1))]
+
+
+def one_upstroke_foot(u: Uniform) -> Strokes:
+    """A 1 with an upstroke and a foot, as most fonts print it."""
+    foot, left, right = u(-0.1, 0.05), u(0.12, 0.35), u(0.12, 0.3)
+    return [line(tip(u, foot, 1.2), (0, 0), (foot, 1)), line((foot - left, 1), (foot + right, 1))]
+
+
+def one_loop(u: Uniform) -> Strokes:
+    """A 1 in one cursive stroke: up from below, round a narrow top, and down."""
+    loop, foot = u(-0.02, 0.1), u(-0.15, 0.05)
+    top = [(0.5 * loop - 0.03, 0.18), (0.5 * loop, 0.04), (0, 0), (-0.5 * loop, 0.08)]
+    start = (u(-0.45, -0.2), u(0.4, 0.75))
+    return [curve(start, *top, (0.5 * foot - 0.2 * loop, 0.5), (foot, 1))]
+
+
+def one_broad(u: Uniform) -> Strokes:
+    """A 1 of a broad pen, without an upstroke or with one."""
+    broad, bow, lean = u(0, 0.26), u(-0.08, 0.08), u(-0.1, 0.1)
+    across = np.linspace(-broad / 2, broad / 2, 11)  # near enough to leave no stripes
+    stem = [curve((x + lean, 0), (x + bow, 0.5), (x - lean, 1)) for x in across]
+    left, y = lean - broad / 2, u(0.25, 0.45)
+    return [*stem, line((left, 0.05), (left - u(0.2, 0.35), y))] if u(0, 1) < 0.4 else stem
+
+
+def two_loop(u: Uniform) -> Strokes:
+    """A 2 with a loop."""
+    width, low = u(0.5, 0.7), u(0.85, 0.95)
+    top = [(0, u(0.12, 0.3)), (width / 2, 0), (width, 0.25), (0.5 * width, 0.7)]
+    loop = [(0.05, low + 0.03), (-0.03, low - 0.1), (0.15, low - 0.13)]
+    return [curve(*top, *loop, (0.6 * width, 0.95), (width + u(0.05, 0.25), u(0.85, 0.98)))]
+
+
+def two_plain(u: Uniform) -> Strokes:
+    """A 2 without a loop, with a straight base."""
+    width, neck = u(0.35, 0.7), u(0.15, 0.35)
+    start = (u(-0.05, 0.1), u(0.08, 0.3))
+    top = curve(start, (width / 2, 0), (width, neck), (0.65 * width, 0.6), (0, 1))
+    return [top, line((0, 1), (width + u(-0.05, 0.2), 1 + u(-0.06, 0.02)))]
+
+
+def two_narrow(u: Uniform) -> Strokes:
+    """A 2 with a steep neck, from a short hook to a foot."""
+    width, neck, left = u(0.25, 0.45), u(0.15, 0.4), u(0, 0.15)
+    hook = [(u(-0.05, 0.05), u(0.1, 0.25)), (0.5 * width, 0), (width, neck)]
+    right = left + u(0.35, 0.55)
+    foot = curve((left, 0.97), ((left + right) / 2, u(0.9, 0.97)), (right, 0.97))
+    return [curve(*hook, ((left + 2 * width) / 3, 0.65), (left, 0.97)), foot]
+
+
+def two_curled(u: Uniform) -> Strokes:
+    """A 2 with a curled tip and a wavy base."""
+    width, curl = u(0.45, 0.65), u(0.05, 0.1)
+    hook = [(2.4 * curl, 0.16 + curl), (0, 0.24), (0.5 * width, 0), (width, 0.26)]
+    wave = [(0.3 * width, 1 - u(0.02, 0.1)), (0.75 * width, 1), (width + 0.05, 1 - u(0.02, 0.15))]
+    return [curve(*hook, (0.55 * width, 0.62), (0, 1)), curve((0, 1), *wave)]
+
+
+def three_flat(u: Uniform) -> Strokes:
+    """A 3 with a flat top."""
+    width, neck = u(0.45, 0.65), (u(0.1, 0.35), u(0.35, 0.48))
+    top = line((u(-0.05, 0.1), u(-0.03, 0.05)), (width, 0), neck)
+    belly = [(width + 0.03, 0.7), (0.6 * width, 1), (-0.03, u(0.82, 0.96))]
+    return [top, curve(neck, (0.8 * width, neck[1] + 0.05), *belly)]
+
+
+def three_curled(u: Uniform) -> Strokes:
+    """A 3 with curled ends."""
+    width, middle, curl = u(0.45, 0.65), u(0.4, 0.5), u(0.03, 0.08)
+    upper = [(2.2 * curl, 0.15 + curl), (0.4 * curl, 0.17), (0.5 * width, 0), (width, 0.22)]
+    lower = [(0.45 * width, middle), (width + 0.04, 0.73), (0.5 * width, 1), (-0.02, 0.86)]
+    return [curve(*upper, *lower, (2 * curl, 0.86 - u(0, 1.2) * curl))]
+
+
+def four_open(u: Uniform) -> Strokes:
+    """An open 4: down and to the right in one stroke, and a second one across."""
+    bar, x = u(0.5, 0.72), u(0.4, 0.6)
+    slope = [(u(0.2, 0.5), 0), (u(-0.05, 0.05), bar), (x + u(0.08, 0.3), bar + u(-0.08, 0.03))]
+    return [line(*slope, roundness=u(0, 0.4)), line((x, u(0.1, 0.45)), (x + u(-0.12, 0.03), 1))]
+
+
+def four_low(u: Uniform) -> Strokes:
+    """A 4 with a long slope, a low bar, and a short stroke that just crosses it."""
+    bar, x = u(0.6, 0.8), u(0.35, 0.6)
+    slope = [(u(0.3, 0.65), 0), (0, bar), (x + u(0.1, 0.3), bar + u(-0.1, 0.02))]
+    across = line((x + u(0, 0.2), u(0.3, bar - 0.1)), (x - u(0, 0.1), 1))
+    return [line(*slope, roundness=u(0, 0.8)), across]
+
+
+def four_stub(u: Uniform) -> Strokes:
+    """A 4 whose second stroke does little more than hang from the bar."""
+    bar, x = u(0.6, 0.78), u(0.4, 0.6)
+    slope = [(u(0.3, 0.65), 0), (u(0, 0.08), bar), (x + u(0.1, 0.25), bar + u(-0.12, 0.02))]
+    stub = line((x + u(0, 0.05), bar - u(0, 0.15)), (x - u(0, 0.08), 1))
+    return [line(*slope, roundness=u(0.2, 0.9)), stub]
+
+
+def four_bolt(u: Uniform) -> Strokes:
+    """A 4 as a bolt of lightning, in one stroke."""
+    bar, right = u(0.45, 0.65), u(0.45, 0.75)
+    rise = u(0.04, 0.2)  # a bar that falls would make it a 5
+    points = [(u(0.2, 0.5), 0), (0, bar), (right, bar - rise), (right - u(0.05, 0.3), 1)]
+    return [line(*points, roundness=u(0, 0.5))]
+
+
+def four_round(u: Uniform) -> Strokes:
+    """A 4 rounded like a G with a tail."""
+    right, rise, low = u(0.5, 0.75), u(0.32, 0.55), u(0.68, 0.82)
+    bowl = [(u(0.3, 0.6), 0), (0.05, low - 0.25), (0.12, low - 0.03), (0.5 * right, low - 0.02)]
+    stem = line((right, rise), (right - u(0, 0.3), 1))
+    return [curve(*bowl, (right - 0.04, rise + 0.12), (right, rise)), stem]
+
+
+def four_closed(u: Uniform) -> Strokes:
+    """A closed 4, as fonts print it."""
+    bar, x = u(0.55, 0.8), u(0.4, 0.65)
+    slope = [(x, u(0, 0.06)), (0, bar), (x + u(0.06, 0.3), bar + u(-0.05, 0.02))]
+    return [line(*slope, roundness=u(0, 0.25)), line((x, 0), (x, 1))]
+
+
+def five_body(u: Uniform, width: float, neck: float, top: float) -> np.ndarray:
+    """Return the neck and the belly of a 5."""
+    left, stop = u(0, 0.08), u(-0.1, 0.15)
+    belly = [(width, 0.65), (0.4 * width + 0.5 * stop + 0.1, 0.98), (stop, u(0.88, 1))]
+    belly = curve((left, neck), (0.55 * width, neck - 0.03), *belly)
+    return np.concatenate([line((left + 0.03, top), (left, neck)), belly])
+
+
+def five_hat_apart(u: Uniform) -> Strokes:
+    """A 5 whose hat stands apart."""
+    width, y = u(0.45, 0.65), u(-0.12, 0.04)
+    hat = line((u(0.08, 0.25), y), (width + u(0, 0.25), y + u(-0.08, 0.04)))
+    return [hat, five_body(u, width, u(0.35, 0.45), u(0.08, 0.16))]
+
+
+def five_stroke(u: Uniform) -> Strokes:
+    """A 5 in one stroke, with a small belly."""
+    width = u(0.3, 0.55)
+    hat = line((width + u(0, 0.3), u(-0.05, 0.05)), (0.08, 0))
+    return [np.concatenate([hat, five_body(u, width, u(0.25, 0.45), 0.02)])]
+
+
+def five_like_s(u: Uniform) -> Strokes:
+    """A 5 like an S."""
+    width, neck = u(0.35, 0.55), u(0.38, 0.5)
+    upper = [(width + u(0, 0.2), u(-0.03, 0.06)), (0.3 * width, 0.02), (u(0, 0.08), 0.6 * neck)]
+    lower = [(width, u(0.66, 0.76)), (0.5 * width, 0.98), (u(-0.1, 0.05), u(0.88, 1))]
+    return [curve(*upper, (0.5 * width, neck), *lower)]
+
+
+def six_circle(u: Uniform) -> Strokes:
+    """A 6 as a circle with a stroke on it, straight or curved."""
+    size, bow = u(0.45, 0.65), u(0, 0.1)
+    top, touch = (u(0.2, 1.05) * size, 0), (0.01, 1 - u(0.44, 0.58) * size)
+    middle = ((touch[0] + top[0]) / 2 - bow, touch[1] / 2 - 0.3 * bow)
+    return [oval(0, 1 - size, size, size), curve(top, middle, touch)]
+
+
+def six_curled(u: Uniform) -> Strokes:
+    """A 6 with a curled tip."""
+    width, low = u(0.5, 0.7), u(0.46, 0.56)
+    tip = [(width, u(0.15, 0.23)), (width + u(0, 0.06), 0.09), (0.6 * width, 0)]
+    bowl = [(0.5 * width, 1), (width, 0.5 + low / 2 + 0.02), (0.5 * width, low), (0.03, 0.65)]
+    return [curve(*tip, (0.12 * width, 0.25), (0, 0.65), *bowl)]
+
+
+def seven(u: Uniform, serif: bool = False, bar: bool = False) -> Strokes:
+    """A 7, and what its readers like to add."""
+    width, bow = u(0.45, 0.7), u(-0.06, 0.1)
+    foot = u(0, width - 0.25)  # a 7 with a steep stem and a foot is a 1
+    x = (width + foot) / 2 + bow
+    points = [(0, u(-0.06, 0.06)), (width, 0), (x, 0.5), (foot, 1)]
+    if serif:
+        points.insert(0, (u(-0.06, 0.04), u(0.1, 0.18 if bar else 0.3)))
+    strokes = [line(*points, roundness=u(0, 1))]
+    if bar:
+        y, tilt = u(0.42, 0.66), u(-0.08, 0.05)
+        x += (0.5 - y) * (width - foot)
+        strokes.append(line((x - u(0.1, 0.35), y - tilt), (x + u(0.08, 0.3), y + tilt)))
+    return strokes
+
+
+def seven_bar(u: Uniform) -> Strokes:
+    """A 7 with a bar."""
+    return seven(u, bar=True)
+
+
+def seven_serif(u: Uniform) -> Strokes:
+    """A 7 with a serif."""
+    return seven(u, serif=True)
+
+
+def seven_serif_bar(u: Uniform) -> Strokes:
+    """A 7 with a serif and a bar."""
+    return seven(u, serif=True, bar=True)
+
+
+def seven_foot(u: Uniform) -> Strokes:
+    """A 7 with a foot."""
+    stroke = seven(u)[0]
+    x, y = stroke[-1]
+    return [stroke, line((x - u(0.06, 0.18), y), (x + u(0.06, 0.18), y))]
+
+
+def eight_circles(u: Uniform) -> Strokes:
+    """An 8 as one circle on another."""
+    upper, x = u(0.36, 0.52), u(-0.06, 0.06)
+    wide, lower_wide = u(0.85, 1.1) * upper, u(0.85, 1.1) * (1 - upper)
+    circle = oval(x - wide / 2, 0, wide, upper)
+    return [circle, oval(-lower_wide / 2, upper, lower_wide, 1 - upper)]
+
+
+def eight_narrow(u: Uniform) -> Strokes:
+    """A narrow 8 in one stroke."""
+    x, middle = u(0.17, 0.24), u(0.42, 0.52)
+    upper = [(x, 0.14), (0, 0), (-x, 0.2), (0, middle)]
+    return [curve(*upper, (x, 0.78), (0, 1), (-x, 0.78), (0, middle), (x, 0.14))]
+
+
+def head(u: Uniform) -> tuple[np.ndarray, float, float]:
+    """Return the head of a 9, and its width and height."""
+    width, height = u(0.35, 0.6), u(0.35, 0.55)
+    return oval(0, 0, width, height, u(-40, 0)), width, height
+
+
+def nine_round(u: Uniform) -> Strokes:
+    """A 9 with a round tail."""
+    circle, x, y = head(u)
+    return [circle, curve((x, y * 0.4), (x, 0.6), (0.6 * x, 0.95), (u(-0.05, 0.2), u(0.85, 1)))]
+
+
+def nine_hook(u: Uniform) -> Strokes:
+    """A 9 with a straight stem that ends in a hook."""
+    circle, x, y = head(u)
+    left = u(0.15, 0.4)
+    hook = [(x - 0.06, 0.94), (x - left / 2 - 0.03, 1), (x - left, u(0.84, 0.97))]
+    return [circle, curve((x, y * 0.3), (x, 0.75), *hook)]
+
+
+def nine_flat(u: Uniform) -> Strokes:
+    """A 9 with a flat tail."""
+    circle, x, y = head(u)
+    tail = [(x + u(-0.02, 0.1), 1), (x - u(0.25, 0.6), 1 + u(-0.05, 0.02))]
+    return [circle, line((x, y * 0.4), *tail, roundness=u(0.1, 0.6))]
+
+
+def nine_straight(u: Uniform) -> Strokes:
+    """A 9 with a straight tail, upright or leaning."""
+    circle, x, y = head(u)
+    return [circle, line((x, u(0.3, 0.5) * y), (x + u(-0.35, 0.05), 1))]
+
+
+def nine_like_s(u: Uniform) -> Strokes:
+    """A 9 like an S, with a small head and a wide tail."""
+    width, height = u(0.18, 0.42), u(0.22, 0.5)
+    belly, low = width + u(0.05, 0.3), max(u(0.62, 0.85), height + 0.2)
+    neck = (u(0.5, 0.9) * width, u(0.65, 0.95) * height)
+    tail = [(belly, low), (belly - 0.12, 0.96), (belly / 2, 1), (u(-0.25, 0.15), u(0.86, 1.02))]
+    return [oval(0, 0, width, height), curve(neck, *tail)]
+
+
+def nine_open(u: Uniform) -> Strokes:
+    """A 9 with its head open, below or, a little, above."""
+    width, height, lean = u(0.4, 0.6), u(0.38, 0.52), u(-0.3, 0.05)
+    # With a wide gap above it would be a 4.
+    start, sweep = (-30, u(-350, -295)) if u(0, 1) < 0.6 else (u(-70, -50), -290)
+    stem = [(0.97 * width, u(0.05, 0.15)), (width, 0.4), (width + 0.4 * lean + u(0, 0.05), 0.7)]
+    return [oval(0, 0, width, height, start, sweep), curve(*stem, (width + lean, 1))]
+
+
+# By name, which begins with the digit that it is.
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+# fmt: off
+KINDS = {
+    f"{DIGIT_NAMES.index(words[0])} {' '.join(words[1:])}": kind
+    for kind in (
+        zero_slash, zero_dot,
+        one_upstroke, one_wide, one_leaning, one_foot, one_upstroke_foot, one_loop, one_broad,
+        two_loop, two_plain, two_narrow, two_curled, three_flat, three_curled,
+        four_open, four_low, four_stub, four_bolt, four_round, four_closed,
+        five_hat_apart, five_stroke, five_like_s, six_circle, six_curled,
+        seven_bar, seven_serif, seven_serif_bar, seven_foot, eight_circles, eight_narrow,
+        nine_round, nine_hook, nine_flat, nine_straight, nine_like_s, nine_open,
+    )
+    for words in [kind.__name__.split("_")]
+}
+# fmt: on
+
+
+# ---- From strokes to pixels --------------------------------------------------------------
+
+
+def draw_handwriting(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw n digits in ways that MNIST lacks, each kind in turn, so that all are as frequent.
+
+    Returns images like MNIST's, uint8 (n, 28, 28), ink 255 on background 0, and their labels,
+    int64 (n,), 0..9. The same seed gives the same bytes; a smaller n, the first of them.
+    """
+    kinds = list(KINDS.items())
+    rng = np.random.Generator(np.random.PCG64(seed))
+    images = np.zeros((n, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    labels = np.zeros(n, np.int64)
+    for i in range(n):
+        name, write = kinds[i % len(kinds)]
+        images[i] = draw(vary(write(rng.uniform), rng), rng)
+        labels[i] = int(name[0])
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def vary(strokes: Strokes, rng: np.random.Generator) -> Strokes:
+    """Slant, stretch and bend strokes, as another hand would write them."""
+    slant, stretch = rng.uniform(-SLANT, SLANT), rng.uniform(*STRETCH)
+    bend = rng.normal(0, BEND, (3, 2))
+    points = np.concatenate(strokes)
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    varied = []
+    for stroke in strokes:
+        x, y = (stroke - middle).T
+        bent = np.stack([x * x, x * y, y * y], axis=1) @ bend
+        varied.append(np.stack([stretch * x - slant * y, y], axis=1) + bent)
+    return varied
+
+
+def draw(strokes: Strokes, rng: np.random.Generator) -> np.ndarray:
+    """Draw strokes with some pen in MNIST's geometry: uint8 (28, 28).
+
+    The longer side is 20 px, and the centre of mass is, to half a pixel, in the middle.
+    """
+    pen = rng.uniform(*PENS)
+    softness = min(pen, rng.uniform(*SOFTNESS))  # or no ink would be full
+    ends = np.concatenate([np.stack([s[:-1], s[1:]], axis=1) for s in strokes])  # (S, 2, 2)
+    low, high = ends.min(axis=(0, 1)), ends.max(axis=(0, 1))
+    scale = (BOX_SIZE - pen - softness) / (high - low).max()
+    distance = distance_to_segments((ends - (low + high) / 2) * scale + IMAGE_SIZE / 2)
+    ink = (0.5 + (pen / 2 - distance) / softness).clip(0, 1)
+    # By whole pixels, as in MNIST, where the middle is half a pixel off, in pixel (14, 14).
+    places = np.arange(IMAGE_SIZE) - IMAGE_SIZE // 2
+    offset = [ink.sum(axis=1) @ places / ink.sum(), ink.sum(axis=0) @ places / ink.sum()]
+    ink = np.roll(ink, [-round(o) for o in offset], axis=(0, 1))
+    return (255 * ink).round().astype(np.uint8)
+
+
+def distance_to_segments(ends: np.ndarray) -> np.ndarray:
+    """Return how far each pixel is from the nearest segment: (S, 2 ends, 2) to (28, 28)."""
+    ends = ends.astype(np.float32)
+    start, along = ends[:, 0], ends[:, 1] - ends[:, 0]  # (S, 2)
+    pixels = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5
+    x, y = pixels - start[:, :1], pixels - start[:, 1:]  # (S, 28)
+    dot = (y * along[:, 1:])[:, :, None] + (x * along[:, :1])[:, None, :]  # (S, 28, 28)
+    square = (along**2).sum(axis=1)[:, None, None] + 1e-6  # a dot has no length
+    share = (dot / square).clip(0, 1)  # of the segment, up to its point that is nearest
+    squares = (y**2)[:, :, None] + (x**2)[:, None, :] - share * (2 * dot - share * square)
+    return np.sqrt(squares.min(axis=0).clip(0))

@@ -1,0 +1,80 @@
+"""handwriting.py: ways of writing that MNIST lacks."""
+
+import numpy as np
+import pytest
+import torch
+
+from data import Digits
+from handwriting import KINDS, PENS, draw_handwriting
+from inference import MNISTPredictor
+from preprocessing import BOX_SIZE, FINE, is_mnist_like, resize, stroke_width
+from train import evaluate
+
+EACH = 40  # drawings of each kind
+# Kinds that a network that has never seen one reads.
+UNMISTAKABLE = {"0 dot", "1 foot", "2 loop", "3 flat", "4 closed", "5 stroke", "6 circle"}
+UNMISTAKABLE |= {"7 bar", "8 circles", "9 round"}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_handwriting(EACH * len(KINDS), seed=0)
+
+
+def of_kind(drawn, name):
+    """The drawings of one kind, and their labels."""
+    first = list(KINDS).index(name)
+    return Digits(*(tensor[first :: len(KINDS)] for tensor in drawn))
+
+
+def test_the_same_seed_gives_the_same_bytes(drawn):
+    images, labels = draw_handwriting(100, seed=0)
+    assert torch.equal(images, drawn[0][:100]) and torch.equal(labels, drawn[1][:100])
+    others, other_labels = draw_handwriting(100, seed=1)
+    assert not (others == images).flatten(1).all(dim=1).any()
+    assert torch.equal(other_labels, labels)
+
+
+def test_shapes_and_types(drawn):
+    images, labels = drawn
+    assert images.dtype == torch.uint8 and images.shape == (len(labels), 28, 28)
+    assert labels.dtype == torch.int64
+    images, labels = draw_handwriting(0, seed=0)
+    assert images.shape == (0, 28, 28) and labels.shape == (0,)
+
+
+def test_every_digit_has_a_kind_and_every_drawing_differs(drawn):
+    assert drawn[1].unique().tolist() == list(range(10))
+    assert len(drawn[0].unique(dim=0)) == len(drawn[0])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_is_labelled_and_drawn_as_mnist_is(drawn, name):
+    digits = of_kind(drawn, name)
+    images, labels = digits.images, digits.labels
+    assert len(labels) == EACH and (labels == int(name[0])).all()
+
+    pixels = images.numpy().astype(np.float32) / 255
+    assert is_mnist_like(pixels).all()
+    assert (images.amax(dim=(1, 2)) > 200).all() and (images.amin(dim=(1, 2)) == 0).all()
+    places = np.arange(28) - 14
+    for axis in (1, 2):
+        profile = pixels.sum(axis=axis)
+        assert (abs(profile @ places / profile.sum(axis=1)) <= 0.51).all()
+        spans = [np.ptp(np.flatnonzero(row)) + 1 for row in profile]
+        assert max(spans) <= BOX_SIZE + 1  # it may lie between pixels
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "1 broad"])
+def test_the_pens_are_those_of_mnist(drawn, name):
+    images = of_kind(drawn, name).images
+    fine = [resize(image.float().numpy() / 255, 28 * FINE, 28 * FINE) > 0.5 for image in images]
+    widths = [stroke_width(mask) / FINE for mask in fine]
+    least, most = PENS
+    assert least - 0.5 < min(widths) and np.median(widths) < most
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_network_agrees_with_the_label(drawn, name):
+    accuracy = evaluate(MNISTPredictor().model, of_kind(drawn, name)).accuracy
+    assert accuracy >= (0.9 if name in UNMISTAKABLE else 0.2)  # of wrong labels next to none
