@@ -17,10 +17,13 @@ from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
 
 MAX_PIXELS = 100_000_000  # of an image; more is refused before it is decoded
 PAPER_SIZE = 64  # pixels of the longer side of an image in which paper is looked for
-WORK_SIZE = 320  # pixels of the longer side of an image in which ink is looked for
+WORK_SIZE = 256  # pixels of the longer side of an image in which ink is looked for
+WEAK = 0.3  # how much ink, in units of twice the threshold, still hangs on to more
 LEAST_CONTRAST = 0.06  # between ink and paper, of the whole range
+SMALL = 32  # pixels of the longer side of an image that is shape in gray, not strokes
 BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST
 STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within
+FATTEST = 4.2  # pixels; of the strokes of a small digit
 FINE = 5  # times the resolution of MNIST at which strokes are drawn
 
 # A path, the bytes of an image file, a binary file object, a PIL image, an array or a tensor.
@@ -79,7 +82,7 @@ def to_grayscale(image: ImageLike) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             check_size(*opened.size)
-            opened.draft("RGB", (2 * WORK_SIZE, 2 * WORK_SIZE))  # a JPEG is decoded small, fast
+            opened.draft("RGB", (5 * WORK_SIZE, 5 * WORK_SIZE))  # a JPEG is decoded small, fast
             return flatten(opened)
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         if isinstance(error, OSError) and error.errno is not None:
@@ -125,7 +128,7 @@ def check_size(width: int, height: int) -> None:
 def flatten(image: Image.Image) -> np.ndarray:
     """Turn a PIL image upright, and make it gray: float32 (H, W) in 0..1, not too large."""
     check_size(*image.size)
-    factor = max(image.size) // (2 * WORK_SIZE)
+    factor = max(image.size) // (5 * WORK_SIZE)
     if image.mode.startswith("I"):  # 16 bits: Pillow would clip them to 255, not scale them
         values = np.asarray(image)
         values = values >> 8 if values.max() > 255 else values
@@ -189,9 +192,10 @@ def most_contrast(image: Image.Image) -> np.ndarray:
 def is_mnist_like(gray: np.ndarray) -> np.ndarray:
     """Whether images already have MNIST's size, polarity and geometry.
 
-    In each of the 60,000 training images the ink spans 19 or 20 px and has its centre of mass
-    within a pixel of (14, 14), counted from 0. Takes gray values in 0..1, (..., H, W), and
-    returns a bool for each image.
+    In each of the 60,000 training images the ink spans 19 or 20 px, has its centre of mass
+    within a pixel of (14, 14), counted from 0, and is somewhere two pixels wide: at least 5% of
+    it is in squares of two by two. Takes gray values in 0..1, (..., H, W), and returns a bool
+    for each image.
     """
     if gray.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
         return np.zeros(gray.shape[:-2], bool)
@@ -205,26 +209,72 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
         inked = gray.max(axis=axis) > 0.1  # (..., 28)
         span = IMAGE_SIZE - inked.argmax(axis=-1) - inked[..., ::-1].argmax(axis=-1)
         longest = np.maximum(longest, span)
-    return alike & (longest >= 17) & (longest <= 21)
+    inked = gray > 0.25
+    squares = inked[..., 1:, 1:] & inked[..., :-1, 1:] & inked[..., 1:, :-1] & inked[..., :-1, :-1]
+    thick = squares.sum(axis=(-2, -1)) > 0.04 * inked.sum(axis=(-2, -1))
+    return alike & (longest >= 17) & (longest <= 21) & thick
 
 
-def find_ink(gray: np.ndarray) -> np.ndarray:
+def inside_frame(gray: np.ndarray) -> np.ndarray | None:
+    """Return what is inside the frames, bars or margins of an image: a part of gray, (H, W).
+
+    A frame has one tone and leaves a rectangle of another, which holds more than one tone. None
+    if there is nothing but frames.
+    """
+    step = max(1, max(gray.shape) // WORK_SIZE)
+    small = gray[::step, ::step]
+    corners = small[[0, 0, -1, -1], [0, -1, 0, -1]]
+    if small.max() - small.min() < 2 * LEAST_CONTRAST:
+        return None
+    differs = np.abs(small - np.median(corners)) > 0.25
+    spans = [np.flatnonzero(differs.mean(axis=axis) > 0.15) for axis in (1, 0)]
+    if np.ptp(corners) > 0.2 or min(span.size for span in spans) < max(12, min(small.shape) // 4):
+        return gray
+    edge = min(small.shape) // 64  # it may be blurred
+    ends = [
+        (span[0] + edge * (span[0] > 0), span[-1] + 1 - edge * (span[-1] + 1 < side))
+        for span, side in zip(spans, small.shape, strict=True)
+    ]
+    box = tuple(slice(*end) for end in ends)
+    inner = differs[box]
+    lines = inner[[0, 0, -1, -1], [0, -1, 0, -1]], inner[0], inner[-1], inner[:, 0], inner[:, -1]
+    if inner.shape == small.shape or min(line.mean() for line in lines) < 0.75:
+        return gray
+    inside = inside_frame(gray[tuple(slice(start * step, stop * step) for start, stop in ends)])
+    return gray if inside is None else inside
+
+
+def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
     """Return how much ink each pixel holds: float32 (H, W), 0 for paper, above 0.5 for ink.
 
     Raises ValueError if there is none.
     """
-    light = gray if ink_is_light(gray) else 1 - gray  # ink is light from here on
+    is_light = small_ink_is_light if small else ink_is_light
+    light = gray if is_light(gray) else 1 - gray  # ink is light from here on
     size = max(light.shape)
     light = scipy.ndimage.gaussian_filter(light, 0.002 * size)
-    ink = subtract_paper(light)
+    ink = subtract_paper(light if small else subtract_wide(light))
     below = ink[ink < 0]  # where paper strays to, and ink never does
     noise = np.sqrt((below**2).mean()) if below.size else 0.0
     few = max(8, int(0.0005 * ink.size))
-    level = np.partition(ink.ravel(), -few)[-few]
-    if level < max(LEAST_CONTRAST, 5 * noise):
-        raise ValueError("the image is blank: no ink found")
+    highest = np.partition(ink.ravel(), [-few, -3])
+    level = highest[-few]
+    if level < max(LEAST_CONTRAST, 5 * noise):  # what is very small is looked at once more
+        level = highest[-3]
+        if level < max(LEAST_CONTRAST, 12 * noise):
+            raise ValueError("the image is blank: no ink found")
     ink = (ink / level).clip(0, 1)
     return ink / (2 * min(max(otsu(ink), 0.25), 0.45))
+
+
+def clean_ink(gray: np.ndarray) -> np.ndarray | None:
+    """Return the ink of a small image, (H, W) in 0..1, whose paper has one tone; else None."""
+    spread = np.ptp(gray)
+    if spread < LEAST_CONTRAST:
+        return None
+    ink = (gray - gray.min()) / spread
+    ink = ink if small_ink_is_light(gray) else 1 - ink
+    return ink if (ink < 0.05).mean() > 0.25 else None
 
 
 def otsu(values: np.ndarray) -> float:
@@ -240,41 +290,84 @@ def otsu(values: np.ndarray) -> float:
 
 
 def ink_is_light(gray: np.ndarray) -> bool:
-    """Whether the ink is lighter than the paper. Ink covers less: it is where values are skewed to.
+    """Whether the ink is lighter than the paper, by three signs, weighed.
 
-    Shading is taken out first. Where strokes are so fat that neither side is rare, the border
-    decides: it is mostly paper.
+    Ink covers less: it is where values are skewed to. What is taken for ink is less if it is
+    ink. And the border is mostly paper.
     """
     gray = resize_to(gray, PAPER_SIZE)
-    detail = gray - scipy.ndimage.gaussian_filter(gray, 0.15 * max(gray.shape))
-    skew = (detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5
-    if abs(skew) > 0.5:
-        return skew > 0
-    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
-    return np.median(border) + np.median(gray) < gray.min() + gray.max()
+    skews = []
+    for sigma in (0.06, 0.12):
+        detail = gray - scipy.ndimage.gaussian_filter(gray, sigma * max(gray.shape))
+        skews.append((detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5)
+    dark, light = (subtract_wide(side).clip(1e-3, 1).mean() for side in (1 - gray, gray))
+    less = np.clip(np.log(dark / light), -1.5, 1.5)
+    paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
+    return bool(np.clip(np.mean(skews), -1, 1) + 0.3 * less + (0.25 if paper else -0.25) > 0)
+
+
+def small_ink_is_light(gray: np.ndarray) -> bool:
+    """Whether the ink is lighter in a small image, where there is nothing but paper and ink.
+
+    Ink may cover half of a tight crop. But the border is mostly paper even there, and ink is in
+    fewer pieces.
+    """
+    middle, spread = (gray.min() + gray.max()) / 2, np.ptp(gray)
+    light = gray > middle
+    dark_pieces, light_pieces = (
+        scipy.ndimage.label(side, np.ones((3, 3)))[1] for side in (~light, light)
+    )
+    return bool(
+        2 * (middle - border(gray).mean()) / spread + 0.1 * (dark_pieces - light_pieces) > 0
+    )
+
+
+def border(gray: np.ndarray) -> np.ndarray:
+    """Return the pixels along the four sides."""
+    return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+
+
+def subtract_wide(light: np.ndarray) -> np.ndarray:
+    """Return how much lighter each pixel is than what is wide there, as a part of what is left.
+
+    Shadows, tables and sheets are wider than any stroke: a morphological opening by a square
+    that no stroke holds finds their tones, edges and all. Dividing by what is left of the range
+    makes ink in the shade as strong as ink in the light.
+    """
+    side = round(0.36 * max(light.shape)) | 1
+    room = side // 2
+    inside = (slice(room, -room), slice(room, -room))
+    # Outside, shade goes on as at the edge, and ink does not.
+    slope = resize(fit_plane(resize_to(light, PAPER_SIZE // 2)), *light.shape)
+    above = light - slope
+    if np.median(np.abs(above)) > 0.03:  # a shadow is no slope
+        slope, above = np.zeros_like(light), light
+    inked = (above > max(0.4 * above.max(), 0.15)) & (light > 0.88 * light.max())
+    ground = np.pad(np.where(inked, above.min(), above), room, mode="edge")
+    ground[inside] = above
+    wide = scipy.ndimage.maximum_filter(scipy.ndimage.minimum_filter(ground, side), side)[inside]
+    wide += slope
+    return (light - wide) / np.maximum(1 - wide, 0.1)
 
 
 def subtract_paper(light: np.ndarray) -> np.ndarray:
     """Return how far each pixel is from the paper around it, 0 for none, 1 for white on black.
 
-    The paper's tone is the local mean of what is not ink, so it follows shade and shadows.
-    Dividing by what is left of the range makes ink in the shade as strong as ink in the light.
+    The paper's tone is the local mean of what is not ink, so it follows shade and stains.
     """
     small = resize_to(light, PAPER_SIZE)  # paper is smooth: this is where the time would go
-    slope = fit_plane(small)
-    small = small - slope
     # To begin with, the darker quarter of a neighbourhood half as wide as the image is paper.
     tiny = resize_to(small, PAPER_SIZE // 2)
     paper = resize(scipy.ndimage.percentile_filter(tiny, 25, size=PAPER_SIZE // 4), *small.shape)
     few = max(4, small.size // 500)
     for sigma in (0.16, 0.12, 0.1):
-        ink = (small - paper) / np.maximum(1 - paper - slope, 0.1)
+        ink = (small - paper) / np.maximum(1 - paper, 0.1)
         mask = (ink < 0.35 * np.partition(ink.ravel(), -few)[-few]).astype(np.float32)
         mean = (small * mask).sum() / max(mask.sum(), 1)  # stands in far from all paper
         sigma *= max(small.shape)
         weight = scipy.ndimage.gaussian_filter(mask, sigma) + 1e-3
         paper = (scipy.ndimage.gaussian_filter(small * mask, sigma) + 1e-3 * mean) / weight
-    paper = resize(paper + slope, *light.shape)
+    paper = resize(paper, *light.shape)
     return (light - paper) / np.maximum(1 - paper, 0.1)
 
 
@@ -296,28 +389,55 @@ def fit_plane(values: np.ndarray) -> np.ndarray:
 def remove_rules(mask: np.ndarray) -> np.ndarray:
     """Take the lines of ruled or squared paper out of a mask of ink, (H, W).
 
-    A line is thin and runs across at least 80% of the image, straight but perhaps a little
-    askew. Where a stroke crosses one, the gap is closed again.
+    A rule is thin and runs from one end of the image to the other, straight but perhaps a little
+    askew. A single one must be thinner than the strokes, or it may be one of them. Where a stroke
+    crosses a rule, the gap is closed again.
     """
-    for axis in (0, 1):
-        across = mask if axis == 0 else mask.T
-        height, width = across.shape
-        thick = max(3, height // 40)
-        near = scipy.ndimage.binary_dilation(across, np.ones((3, 1)))
-        runs = opening_along_rows(near, max(9, width // 8))
-        labels, _ = scipy.ndimage.label(runs, np.ones((3, 3)))
-        lines = np.zeros_like(across)
-        for i, (rows, columns) in enumerate(scipy.ndimage.find_objects(labels), start=1):
-            run = labels[rows, columns] == i
-            wide = columns.stop - columns.start
-            if wide > 0.8 * width and np.median(run.sum(axis=0)) <= thick + 2:
-                lines[rows, columns] |= run
-        if lines.any():
-            kept = across & ~lines
-            bridge = scipy.ndimage.binary_closing(kept, np.ones((2 * thick + 3, 1)))
-            kept |= bridge & lines
-            mask = kept if axis == 0 else kept.T
+    flat, n_flat = find_rules(mask)
+    upright, n_upright = find_rules(mask.T)
+    rest = mask & ~flat & ~upright.T
+    if n_flat + n_upright == 1 and rest.any():
+        thickness, of_strokes = (depth(part).max() for part in (mask & ~rest, rest))
+        if of_strokes < 1.8 * thickness:
+            return mask
+    for lines, count in ((flat, n_flat), (upright.T, n_upright)):
+        if count:
+            thick = lines.sum() / (count * max(lines.shape)) + 2
+            kept = mask & ~lines
+            shape = [(int(2 * thick) | 1, 1), (1, int(2 * thick) | 1)][lines is not flat]
+            mask = kept | (scipy.ndimage.binary_closing(kept, np.ones(shape)) & lines & mask)
     return mask
+
+
+def find_rules(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the mask of the thin lines along the rows that run through it, and their number.
+
+    They are parallel: the slope is that under which the pixels of thin runs add up best.
+    """
+    height, width = mask.shape
+    near = scipy.ndimage.binary_dilation(mask, np.ones((3, 1)))
+    thin = near & ~opening_along_rows(near.T, max(3, height // 40) + 3).T
+    rows, columns = np.nonzero(opening_along_rows(thin, max(9, width // 10)))
+
+    def level(rows: np.ndarray, columns: np.ndarray, slope: float) -> np.ndarray:
+        """Return the rows in which the pixels would be if lines of this slope were flat."""
+        return np.rint(rows - slope * (columns - width / 2)).astype(int).clip(0, height - 1)
+
+    slopes = np.linspace(-0.07, 0.07, 15)
+    profiles = [np.bincount(level(rows, columns, slope), minlength=height) for slope in slopes]
+    best = int(np.argmax([(profile.astype(float) ** 2).sum() for profile in profiles]))
+    inked = profiles[best] / width  # how much of each line there is
+    groups, n_groups = scipy.ndimage.label(inked > 0.4)
+    rows, columns = np.nonzero(near)
+    groups_of_pixels = groups[level(rows, columns, slopes[best])]
+    lines, count = np.zeros_like(mask), 0
+    for i in range(1, n_groups + 1):
+        on_line = groups_of_pixels == i
+        ends = columns[on_line].min(), columns[on_line].max() + 1
+        if inked[groups == i].max() > 0.55 and ends[0] <= 0.02 * width and ends[1] >= 0.98 * width:
+            lines[rows[on_line], columns[on_line]] = True
+            count += 1
+    return lines, count
 
 
 def opening_along_rows(mask: np.ndarray, length: int) -> np.ndarray:
@@ -332,56 +452,151 @@ def opening_along_rows(mask: np.ndarray, length: int) -> np.ndarray:
     return scipy.ndimage.maximum_filter1d(eroded, length, origin=back, **sliding).view(bool)
 
 
+class Pieces:
+    """The connected pieces of a mask of ink, (H, W): N labels, masses, middles and boxes."""
+
+    def __init__(self, mask: np.ndarray, ink: np.ndarray) -> None:
+        self.labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
+        self.numbers = np.arange(1, count + 1)
+        weights = ink.clip(0, 1)
+        self.masses = scipy.ndimage.sum_labels(weights, self.labels, self.numbers)
+        middles = scipy.ndimage.center_of_mass(weights, self.labels, self.numbers)
+        self.middles = np.array(middles).reshape(-1, 2)
+        self.slices = scipy.ndimage.find_objects(self.labels)
+        self.strengths = np.array([ink[box].max() for box in self.slices])
+        boxes = [[y.start, x.start, y.stop, x.stop] for y, x in self.slices]
+        boxes = np.array(boxes, float).reshape(-1, 4)
+        self.starts, self.stops = boxes[:, :2], boxes[:, 2:]
+        self.extents = (self.stops - self.starts).max(axis=1)
+
+    def mask(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the mask, (H, W), of some of the pieces, a bool for each."""
+        return np.concatenate([[False], chosen])[self.labels]
+
+    def surrounds(self, i: int, point: np.ndarray) -> bool:
+        """Whether piece i lies around a point, in three of four directions at least."""
+        rows, columns = np.nonzero(self.labels[self.slices[i]] == i + 1)
+        y, x = self.starts[i] - point
+        angles = np.arctan2(rows + y, columns + x)
+        return (np.histogram(angles, 32, (-np.pi, np.pi))[0] > 0).mean() > 0.75
+
+
+def find_around(pieces: Pieces) -> np.ndarray:
+    """Tell which pieces are around the digit or below it: rings, boxes, frames, underlines."""
+    around = np.zeros(len(pieces.numbers), bool)
+    for i in np.argsort(-pieces.extents):
+        start, stop, extent = pieces.starts[i], pieces.stops[i], pieces.extents[i]
+        within = (pieces.starts > start).all(axis=1) & (pieces.stops < stop).all(axis=1)
+        within &= pieces.extents > 0.25 * extent
+        if within.any():
+            largest = np.argmax(np.where(within, pieces.masses, 0))
+            around[i] = pieces.surrounds(i, pieces.middles[largest])
+        height, width = stop - start
+        if height < 0.25 * width:
+            above = pieces.stops[:, 0] < start[0]
+            overlap = np.minimum(pieces.stops[:, 1], stop[1])
+            overlap -= np.maximum(pieces.starts[:, 1], start[1])
+            wide = pieces.stops[:, 1] - pieces.starts[:, 1]
+            above &= (overlap > 0.6 * wide) & (pieces.extents > 0.4 * width)
+            above &= (wide < width) | (start[0] - pieces.stops[:, 0] > 0.06 * pieces.extents)
+            above &= start[0] - pieces.stops[:, 0] < pieces.extents
+            above &= pieces.masses > 0.4 * pieces.masses[i]
+            around[i] |= above.any()
+    return around
+
+
 def choose_digit(ink: np.ndarray) -> np.ndarray:
     """Return the mask, (H, W), of the strokes that make the digit.
 
-    Of several digits or stains the largest near the middle wins. Pieces that lie close by, for
-    its size, belong to it: broken strokes, a 5 and its hat. Specks go, and so do the rules of
-    the paper and the dark edges of a photograph.
+    What is around it goes, the rules of the paper too. Of several digits or stains the largest
+    near the middle wins. Pieces that lie close by, for its size, belong to it: broken strokes, a
+    5 and its hat. Light ink counts where it hangs on to strong ink.
     """
-    dark = ink > 0.5
-    strong = remove_rules(dark)
+    mask = remove_rules(ink > WEAK)
+    strong = mask & (ink > 0.5)
     if not strong.any():
-        strong = dark
-    # Weaker ink counts right beside it; no further, or faint rules would come along.
-    mask = strong | (~dark & (ink > 0.33) & scipy.ndimage.binary_dilation(strong, iterations=8))
-    labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
-    weights, numbers = ink.clip(0, 1), np.arange(1, count + 1)
-    masses = scipy.ndimage.sum_labels(weights, labels, numbers)
-    middles = np.array(scipy.ndimage.center_of_mass(weights, labels, numbers))
-    boxes = [[y.start, x.start, y.stop, x.stop] for y, x in scipy.ndimage.find_objects(labels)]
-    starts, stops = np.array(boxes, float)[:, :2], np.array(boxes, float)[:, 2:]
+        mask, strong = ink > WEAK, ink > 0.5
+    # Further away, light ink counts where it is as wide as a stroke: faint rules are not.
+    mask = scipy.ndimage.binary_opening(mask, np.ones((5, 5))) | (
+        mask & scipy.ndimage.binary_dilation(strong, iterations=8)
+    )
+    mask = fill_outlines(scipy.ndimage.binary_propagation(strong, np.ones((3, 3)), mask))
+    pieces = Pieces(mask, ink)
+    around = find_around(pieces)
+    starts, stops, masses = pieces.starts, pieces.stops, pieces.masses
 
     # What touches the edge of the image and lies off its middle is seldom the digit.
     sides = (starts == 0).sum(axis=1) + (stops == ink.shape).sum(axis=1)
-    off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
+    off = np.hypot(*(2 * pieces.middles / ink.shape - 1).T).clip(0, 1)
     off_middle, in_middle = np.array([[1, 0.3, 0.1, 0.1, 0.1], [1, 1, 1, 0.5, 0.1]])[:, sides]
     penalty = np.where(off > 0.35, off_middle, in_middle)
-    scores = masses * penalty * (1 - 0.4 * off)
-    chosen = numbers == 1 + scores.argmax()
-    large = (stops - starts)[chosen].max() > 0.6 * max(ink.shape)  # then it may lie in pieces there
-    fits = (masses > 0.04 * masses[chosen]) & (large | (sides <= sides[chosen]))
+    scores = masses * penalty * (1 - 0.4 * off) * ~around
+    at_corner = np.isin(pieces.numbers, pieces.labels[[0, 0, -1, -1], [0, -1, 0, -1]])
+    chosen = np.arange(len(scores)) == scores.argmax()
+    large = pieces.extents[chosen].max() > 0.6 * max(ink.shape)  # it may lie in pieces there
+    fits = (
+        (masses > 0.04 * masses[chosen]) & (large | (sides <= sides[chosen])) & ~around & ~at_corner
+    )
+    fits &= pieces.strengths > 0.7 * pieces.strengths[chosen]  # the edges of a sheet are weaker
     while True:
         start, stop = starts[chosen].min(axis=0), stops[chosen].max(axis=0)
-        gaps = np.maximum(starts - stop, start - stops).max(axis=1)
-        near = chosen | (fits & (gaps < 0.15 * (stop - start).max()))
+        gaps = np.maximum(starts - stop, start - stops)
+        reach = np.maximum((stop - start).max(), pieces.extents)
+        close = gaps.max(axis=1) < 0.15 * reach
+        # A hat far above its 5, or the 5 below its hat.
+        overlaps = np.minimum(stops, stop)[:, 1] - np.maximum(starts, start)[:, 1]
+        narrower = np.minimum(stops - starts, stop - start)[:, 1]
+        stacked = (gaps[:, 0] < 0.45 * reach) & (overlaps > 0.6 * narrower)
+        stacked &= masses > 0.15 * masses[chosen].sum()
+        near = chosen | (fits & (close | stacked))
         if (near == chosen).all():
-            return np.isin(labels, numbers[chosen])
+            return pieces.mask(chosen)
         chosen = near
 
 
 def is_sheet(mask: np.ndarray) -> bool:
-    """Whether a mask, (H, W), is a sheet of paper on a table, with a thin stroke as its hole."""
-    rows, columns = box = bounding_box(mask)
-    inside = rows.start and columns.start and rows.stop < len(mask) and columns.stop < len(mask[0])
-    filled = scipy.ndimage.binary_fill_holes(mask[box])
-    labels, count = scipy.ndimage.label(filled & ~mask[box], np.ones((3, 3)))
-    if not inside or filled.mean() < 0.7 or not count:
+    """Whether a mask, (H, W), is a sheet of paper on a table, with a digit as its hole.
+
+    A sheet fills a rectangle, perhaps a little turned, as no digit does.
+    """
+    filled = scipy.ndimage.binary_fill_holes(mask)
+    labels, count = scipy.ndimage.label(filled & ~mask, np.ones((3, 3)))
+    points = np.argwhere(filled & ~scipy.ndimage.binary_erosion(filled))
+    if not count or points.min() == 0 or (points.max(axis=0) == np.array(mask.shape) - 1).any():
         return False
-    hole = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-    hole = hole[bounding_box(hole)]
-    width = 2 * scipy.ndimage.distance_transform_edt(np.pad(hole, 1)).max()
-    return bool(width < 0.25 * max(hole.shape) and max(hole.shape) > 0.15 * max(filled.shape))
+    hole = scipy.ndimage.find_objects(labels)[np.bincount(labels.ravel())[1:].argmax()]
+    angles = np.radians(np.arange(-15, 16, 3))
+    along = points @ np.array([np.cos(angles), np.sin(angles)])
+    upward = points @ np.array([-np.sin(angles), np.cos(angles)])
+    area = (np.ptp(along, axis=0) * np.ptp(upward, axis=0)).min()
+    extent = max(side.stop - side.start for side in hole)
+    return bool(filled.sum() > 0.9 * area and extent > 0.15 * np.ptp(points, axis=0).max())
+
+
+def fill_outlines(mask: np.ndarray) -> np.ndarray:
+    """Fill the strokes of a digit of which only the outline is drawn, in a mask, (H, W).
+
+    What lies between the two sides of an outline is a stroke itself: it is long, wider than the
+    pen, and about as wide everywhere.
+    """
+    labels, _ = scipy.ndimage.label(~mask)
+    outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    pen = np.median(stroke_widths(mask))
+    for i, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
+        stroke = labels[box] == i
+        extent = max(stroke.shape)
+        if i in outside or extent < 0.2 * max(mask.shape):
+            continue
+        widths = stroke_widths(stroke)
+        width, widest = np.median(widths), widths.max()
+        straight = stroke.sum() < 1.1 * width * extent
+        slim = widest < (0.2 if straight else 0.3) * extent and widest < 2.8 * width
+        # A ring or a box around a digit leaves a region as full as an ellipse.
+        full = scipy.ndimage.binary_fill_holes(stroke).mean() > 0.7 and not straight
+        if slim and pen < 0.7 * width and not full:
+            mask = mask.copy()
+            mask[box] |= stroke
+    return mask
 
 
 # ---- From ink to MNIST's geometry --------------------------------------------------------
@@ -393,17 +608,21 @@ def resize(ink: np.ndarray, height: float, width: float) -> np.ndarray:
     return np.asarray(Image.fromarray(ink.astype(np.float32)).resize(size, Image.BICUBIC))
 
 
-def fit(ink: np.ndarray) -> np.ndarray:
+def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
     """Draw cropped ink, (H, W), as MNIST does: (28, 28) in 0..1.
 
     The aspect is kept, the longer side is 20 px, the centre of mass is in the middle (LeCun et
     al. 1998). Strokes much thinner or fatter than MNIST's are drawn anew, nearer to its 2.5 px:
-    at five times the size, by the distance to the edge of the stroke.
+    at five times the size, by the distance to the edge of the stroke. A small digit is shape in
+    gray, which that would tear: of its strokes only hairlines and blocks are drawn anew.
     """
     scale = FINE * BOX_SIZE / max(ink.shape)
     fine = resize(ink, ink.shape[0] * scale, ink.shape[1] * scale)
-    width = stroke_width(fine > 0.5) / FINE
-    grow = (np.clip(width, *STROKE_WIDTHS) - width) / 2
+    width = float(np.median(stroke_widths(fine > 0.5))) / FINE
+    least, most = STROKE_WIDTHS
+    grow = (np.clip(width, least, FATTEST if small else most) - width) / 2
+    if small and 0.8 * least < width < 1.2 * FATTEST:
+        grow = 0.0
     scale = FINE * (BOX_SIZE - 2 * grow) / max(ink.shape)
     fine = np.pad(resize(ink, ink.shape[0] * scale, ink.shape[1] * scale), 2 * FINE)
     if abs(grow) > 0.05:
@@ -417,11 +636,16 @@ def fit(ink: np.ndarray) -> np.ndarray:
     return center(fine)
 
 
-def stroke_width(mask: np.ndarray) -> float:
-    """Return the usual width of the strokes in a mask: twice the distance from ridge to edge."""
-    depth = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))
-    ridge = depth[(depth == scipy.ndimage.maximum_filter(depth, 5)) & (depth > 0)]
-    return 2 * float(np.median(ridge)) if ridge.size else 1.0
+def depth(mask: np.ndarray) -> np.ndarray:
+    """Return how far inside a mask, (H, W), each pixel is: the distance to its edge."""
+    return scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+
+
+def stroke_widths(mask: np.ndarray) -> np.ndarray:
+    """Return the widths of the strokes in a mask, along their ridge: twice its depth."""
+    deep = depth(mask)
+    ridge = deep[(deep == scipy.ndimage.maximum_filter(deep, 5)) & mask]
+    return 2 * ridge if ridge.size else np.ones(1)
 
 
 def center(fine: np.ndarray) -> np.ndarray:
@@ -446,26 +670,37 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
     """
     if is_mnist_like(gray):
         return gray
+    framed = inside_frame(gray)
+    gray = gray if framed is None else framed
+    if max(gray.shape) <= SMALL and (ink := clean_ink(gray)) is not None:
+        return draw_as_mnist(ink[bounding_box(ink > WEAK)], small=True)
     for _ in range(3):
-        small = resize_to(gray, WORK_SIZE)
-        if small.max() - small.min() < LEAST_CONTRAST:
+        work = resize_to(gray, WORK_SIZE)
+        if work.max() - work.min() < LEAST_CONTRAST:
             raise ValueError("the image is blank: no ink found")
-        ink = find_ink(small)
+        ink = find_ink(work, small=max(gray.shape) <= SMALL)
         digit = choose_digit(ink)
         box = bounding_box(digit)
         extent = max(side.stop - side.start for side in box)
         if is_sheet(digit):
-            margin = -0.08 * extent  # look again, inside
-        elif extent * 3 < max(small.shape):
+            margin = -0.03 * extent  # look again, inside
+        elif extent * 3 < max(work.shape):
             margin = 0.4 * extent  # look again, closer
         else:
             break
-        zoom = max(gray.shape) / max(small.shape)
+        zoom = max(gray.shape) / max(work.shape)
         ends = [(max(0, side.start - margin), side.stop + margin) for side in box]
         gray = gray[tuple(slice(int(start * zoom), int(stop * zoom) + 1) for start, stop in ends)]
-    soft = np.clip((ink - 0.2) / 0.6, 0, 1)
-    soft[~scipy.ndimage.binary_dilation(digit, iterations=2)] = 0
-    return fit(soft[box])
+    # A small digit is shape in gray: its strokes are left alone, and thresholds would tear them.
+    small = extent * max(gray.shape) < 1.2 * BOX_SIZE * max(work.shape)
+    if small:
+        soft = ink / ink.max()
+    else:  # where a stroke is lighter, its own edge counts
+        strength = scipy.ndimage.maximum_filter(ink, max(3, int(0.08 * extent)))
+        soft = np.clip((ink / strength.clip(0.5, 1) - 0.2) / 0.6, 0, 1)
+    soft[digit & (ink < WEAK)] = 1  # what was filled
+    soft[~scipy.ndimage.binary_dilation(digit, iterations=8 if small else 2)] = 0
+    return draw_as_mnist(soft[box], small)
 
 
 def resize_to(gray: np.ndarray, size: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT_DIR), str(PROJECT_DIR / "benchmarks")]
 
-from photographs import KINDS, ImageLike, photograph  # noqa: E402
+from photographs import KINDS, STRAIGHT, ImageLike, photograph, straight_strokes  # noqa: E402
 
 from data import Digits, load_mnist, load_sample  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
@@ -172,6 +172,10 @@ def main(argv: list[str] | None = None) -> int:
             examples + two_of(kept),
         )
     n = arguments.each * len(arguments.kinds)
+    straight = list(STRAIGHT) * (arguments.each // len(STRAIGHT))
+    rng = np.random.default_rng(arguments.seed)
+    right = sum(ours(predictor, straight_strokes(digit, rng)) == digit for digit in straight)
+    print(f"| plain 1, 4 and 7 of straight strokes, | | {right / len(straight):.1%} |")
     print(f"| all {n:,} images | {n_naive / n:.1%} | {n_ours / n:.1%} |")
     if arguments.contact_sheet:
         contact_sheet(examples).savefig(arguments.contact_sheet, dpi=120)  # by Agg: no display

@@ -9,6 +9,7 @@ matters. A person reads all of them easily: a reader of digits should too.
 """
 
 import io
+import itertools
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -505,6 +506,242 @@ def palette_png(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
     return to_file(image, "PNG", transparency=image.getpixel((0, 0)))
 
 
+# ---- What is around the digit ------------------------------------------------------------
+
+
+def box_lines(shape: tuple[int, int], width: float, edges: np.ndarray) -> np.ndarray:
+    """Return the lines of a rectangle, `width` thick, its four sides at `edges`."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    top, bottom, left, right = edges
+    outside = np.maximum.reduce([top - y, y - bottom, left - x, x - right])
+    return np.clip(width / 2 + 0.5 - np.abs(outside), 0, 1)
+
+
+def ringed(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """A ring around the digit, as pupils circle an answer; half of them do not close."""
+    ink = draw(depth(digit), int(rng.integers(80, 250)))
+    height, width = ink.shape
+    ink = np.pad(ink, round(0.8 * height))
+    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]].astype(np.float32)
+    angle = np.arctan2(y - ink.shape[0] / 2, x - ink.shape[1] / 2) + np.pi
+    radii = 0.5 * np.array([height, max(width, 0.6 * height)]) * np.sqrt(2)
+    radii += height * rng.uniform(0.06, 0.22)  # clear of the digit
+    far = np.hypot((y - ink.shape[0] / 2) / radii[0], (x - ink.shape[1] / 2) / radii[1])
+    wobble = 1 + 0.04 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.01 * angle * rng.uniform(-1, 1)
+    ring = np.clip(0.04 * height + 0.5 - np.abs(far - wobble) * radii.mean(), 0, 1)
+    if rng.random() < 0.5:
+        start = rng.uniform(0, 6)
+        ring[(angle - start) % (2 * np.pi) < rng.uniform(0.1, 0.3)] = 0
+    ink = np.maximum(ink, ring)
+    rows, columns = (np.flatnonzero((ink > 0).any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return to_image(written(margins(ink, rng, 0.04, 0.3), rng))
+
+
+def boxed(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """The printed box of a form, close around the digit, perhaps a little askew."""
+    ink = draw(depth(digit), int(rng.integers(80, 300)))
+    height, width = ink.shape
+    room = height * rng.uniform(0.06, 0.25, 4)  # above, below, left, right
+    if width < 0.5 * height:
+        room[2:] += 0.25 * height
+    around = int(height * 0.5)
+    ink = np.pad(ink, around)
+    edges = around + np.array([-room[0], height + room[1], -room[2], width + room[3]])
+    lines = box_lines(ink.shape, height * rng.uniform(0.01, 0.04), edges)
+    turned = Image.fromarray(np.maximum(ink, lines)).rotate(rng.uniform(-2, 2), Image.BICUBIC)
+    outer = round(height * rng.uniform(0.03, 0.2))
+    top, left = (max(0, int(edges[i]) - outer) for i in (0, 2))
+    bottom, right = (int(edges[i]) + outer for i in (1, 3))
+    return to_image(written(np.clip(np.asarray(turned), 0, 1)[top:bottom, left:right], rng))
+
+
+def hairline_frame(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """MNIST's own pixels, a frame of 1 px round them that contrasts; half are dark on light."""
+    pixels = digit.copy()
+    pixels[[0, -1]] = pixels[:, [0, -1]] = 255
+    return Image.fromarray(pixels if rng.random() < 0.5 else 255 - pixels)
+
+
+def wide_frame(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """A black frame of 20 px at the edge of the picture."""
+    pixels = np.pad(written(page(digit, rng), rng), ((20, 20), (20, 20), (0, 0)))
+    return to_image(pixels + rng.uniform(0, 25))
+
+
+def bars(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """Black bars beside a white sheet, left and right or above and below."""
+    pixels = written(page(digit, rng), rng)
+    sides = np.round(pixels.shape[0] * rng.uniform(0.05, 0.5, 2)).astype(int)
+    room = [sides, (0, 0), (0, 0)] if rng.random() < 0.3 else [(0, 0), sides, (0, 0)]
+    return to_image(np.pad(pixels, room) + rng.uniform(0, 15))
+
+
+def half_shaded(
+    digit: np.ndarray, rng: np.random.Generator, darkest: float, edge: float
+) -> ImageLike:
+    """Half of the sheet in shadow, `darkest` of the light left, across the digit."""
+    ink = page(digit, rng)
+    side = min(ink.shape)
+    along = across(ink.shape, rng.uniform(0, 2 * np.pi)) + side * rng.uniform(-0.15, 0.15)
+    shadow = 1 / (1 + np.exp((-along / (side * edge)).clip(-50, 50)))
+    pixels = written(ink, rng) * (1 - (1 - darkest) * shadow)[:, :, None]
+    return to_image(pixels + 1.5 * rng.standard_normal((*ink.shape, 1)))
+
+
+def deep_shadow(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """Half of the sheet in deep shadow with a hard edge, 20 to 40% of the light left."""
+    return half_shaded(digit, rng, rng.uniform(0.2, 0.4), rng.uniform(0.002, 0.01))
+
+
+def soft_shadow(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """Half of the sheet in shadow with a soft edge, 20 to 50% of the light left."""
+    return half_shaded(digit, rng, rng.uniform(0.2, 0.5), rng.uniform(0.02, 0.08))
+
+
+def on_table(digit: np.ndarray, rng: np.random.Generator, table: np.ndarray) -> ImageLike:
+    """A sheet, a little turned, on a table that shows on all sides."""
+    sheet = to_image(written(page(digit, rng), rng) * 0.95).convert("RGBA")
+    sheet = sheet.rotate(rng.uniform(-12, 12), Image.BICUBIC, expand=True)
+    room = np.round(sheet.height * rng.uniform(0.05, 0.5, 4)).astype(int)
+    shape = sheet.height + room[0] + room[1], sheet.width + room[2] + room[3]
+    wood = 1 + 0.04 * clouds(shape, max(shape) / 15, rng)[:, :, None]
+    picture = to_image(table * wood + 2 * clouds(shape, 1.5, rng)[:, :, None])
+    picture.paste(sheet, (int(room[2]), int(room[0])), sheet)
+    return picture
+
+
+def darker_table(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """A white sheet on a darker table, of wood, black or gray."""
+    tables = [(120, 85, 55), (45, 40, 38), (160, 160, 165), (175, 140, 100)]
+    return on_table(digit, rng, np.array(tables[rng.integers(4)]) + rng.uniform(-15, 15))
+
+
+def lighter_table(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """A coloured or gray sheet on a white table."""
+    ink = page(digit, rng)
+    paper = rng.uniform(140, 205, 3)
+    sheet = to_image(paint(ink, paper, pen(rng) * 0.8)).convert("RGBA")
+    sheet = sheet.rotate(rng.uniform(-12, 12), Image.BICUBIC, expand=True)
+    room = np.round(sheet.height * rng.uniform(0.05, 0.5, 4)).astype(int)
+    shape = sheet.height + room[0] + room[1], sheet.width + room[2] + room[3]
+    picture = to_image(white_paper(rng) + clouds(shape, 1.5, rng)[:, :, None])
+    picture.paste(sheet, (int(room[2]), int(room[0])), sheet)
+    return picture
+
+
+def savefig(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """A white margin around a black square with a white digit, as Matplotlib saves a figure."""
+    scale = rng.uniform(2, 14)
+    size = round(digit.shape[0] * scale)
+    how = Image.NEAREST if rng.random() < 0.5 else Image.BICUBIC
+    square = np.asarray(Image.fromarray(digit).resize((size, size), how))
+    room = np.round(size * rng.uniform(0.03, 0.35, 4)).astype(int)
+    return Image.fromarray(np.pad(square, (room[:2], room[2:]), constant_values=255))
+
+
+def turned(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """A picture turned by about 10 degrees, black in the corners."""
+    picture = to_image(written(page(digit, rng), rng))
+    angle = rng.uniform(8, 12) * rng.choice([-1, 1])
+    return picture.rotate(angle, Image.BICUBIC, expand=rng.random() < 0.5)
+
+
+def dark_rules(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """Ruled paper, the lines as dark as the ink."""
+    ink = page(digit, rng)
+    height = rows_of(ink > 0)
+    gap = height * rng.uniform(0.4, 1.1)
+    angle = np.pi / 2 + (np.radians(rng.uniform(-3, 3)) if rng.random() < 0.6 else 0)
+    width = max(1.0, min(height / rng.uniform(45, 90), 4.0))
+    return to_image(
+        written(np.maximum(ink, rules(ink.shape, angle, gap, width, rng.uniform(0, gap))), rng)
+    )
+
+
+def outlined(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """Only the outline of the digit is drawn."""
+    deep = depth(digit)
+    height = rows_of(deep > 0)
+    contour = height * rng.uniform(0.01, 0.025) - np.abs(deep)
+    return to_image(written(margins(draw(contour, int(rng.integers(120, 400))), rng), rng))
+
+
+def underlined(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """A digit that is underlined with the same pen."""
+    ink = draw(depth(digit), int(rng.integers(80, 300)))
+    height, width = ink.shape
+    ink = np.pad(ink, ((0, height // 2), (height // 2, height // 2)))
+    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]].astype(np.float32)
+    line = height * (1.04 + rng.uniform(0.06, 0.2)) + np.tan(np.radians(rng.uniform(-4, 4))) * (
+        x - ink.shape[1] / 2
+    )
+    half = max(width, 0.4 * height) * rng.uniform(0.5, 0.7)
+    beyond = np.hypot(np.maximum(np.abs(x - ink.shape[1] / 2) - half, 0), y - line)
+    ink = np.maximum(ink, np.clip(height * rng.uniform(0.03, 0.05) + 0.5 - beyond, 0, 1))
+    return to_image(written(margins(ink, rng, 0.1, 0.4), rng))
+
+
+def twelve_megapixels(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """A small digit, 60 to 180 pixels high, on a photo of 4,000 x 3,000."""
+    paper = white_paper(rng) * rng.uniform(0.75, 1)
+    shade = light((150, 200), rng.uniform(0.6, 0.95), rng)
+    photo = to_image(paper * shade).resize((4000, 3000), Image.BICUBIC)
+    ink = Image.fromarray(np.uint8(255 * draw(depth(digit), int(rng.integers(60, 181)))))
+    ink = ink.rotate(rng.uniform(-4, 4), Image.BICUBIC, expand=True)
+    place = [int(rng.uniform(0.2, 0.8) * side) for side in photo.size]
+    photo.paste(tuple(int(value) for value in pen(rng)), tuple(place), ink)
+    return to_file(photo, "JPEG", quality=88)
+
+
+# ---- Straight strokes --------------------------------------------------------------------
+
+STRAIGHT = {  # digit: its polylines, in a box of height 1
+    1: [[(0.35, 0), (0.35, 1)]],
+    4: [[(0.35, 0), (0, 0.62), (0.7, 0.62)], [(0.48, 0), (0.48, 1)]],
+    7: [[(0, 0), (0.65, 0), (0.25, 1)]],
+}
+
+
+def straight_strokes(digit: int, rng: np.random.Generator) -> Image.Image:
+    """A plain 1, 4 or 7 of straight strokes that fills a picture of 100 to 1,500 pixels.
+
+    The pen is 1% to 8% of the side wide, the margin 3% to 12%.
+    """
+    side = int(rng.integers(100, 1501))
+    width, margin = side * rng.uniform(0.01, 0.08), side * rng.uniform(0.03, 0.12)
+    lean = rng.uniform(-0.1, 0.1) if rng.random() < 0.5 else 0
+    height = side - 2 * margin - width
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    far = np.full((side, side), np.inf, np.float32)
+    for line in STRAIGHT[digit]:
+        points = np.array(line) @ np.array([[1, 0], [-lean, 1]]) * height
+        points += (side - height) / 2 + height * np.array([0.15, 0])
+        for (ax, ay), (bx, by) in itertools.pairwise(points):
+            dx, dy = bx - ax, by - ay
+            along = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx**2 + dy**2), 0, 1)
+            far = np.minimum(far, np.hypot(x - ax - along * dx, y - ay - along * dy))
+    return to_image(written(np.clip(width / 2 + 0.5 - far, 0, 1), rng))
+
+
+# ---- Tight crops -------------------------------------------------------------------------
+
+
+def tight_crop(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
+    """16x16 pixels, cut to the ink: gray or of one bit, stretched or not, of either polarity."""
+    rows, columns = (np.flatnonzero((digit > 60).any(axis=axis)) for axis in (1, 0))
+    image = Image.fromarray(digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    width = 16
+    if rng.random() < 0.5 or image.width < 0.4 * image.height:  # a stretched 1 is all ink
+        width = max(1, round(16 * min(1, image.width / image.height)))
+    pixels = np.asarray(image.resize((width, 16), Image.BICUBIC))
+    left = (16 - width) // 2
+    pixels = np.pad(pixels, ((0, 0), (left, 16 - width - left)))
+    if rng.random() < 0.5:
+        pixels = np.uint8(255 * (pixels > 110))
+    return Image.fromarray(pixels if rng.random() < 0.5 else 255 - pixels)
+
+
 # ---- All of them -------------------------------------------------------------------------
 
 KINDS: dict[str, Callable[[np.ndarray, np.random.Generator], ImageLike]] = {
@@ -537,6 +774,22 @@ KINDS: dict[str, Callable[[np.ndarray, np.random.Generator], ImageLike]] = {
     "16-bit PNG": deep_png,
     "palette PNG": palette_png,
     "phone photo": phone_photo,
+    "ring around the digit": ringed,
+    "tight box of a form": boxed,
+    "28x28 with a frame of 1 px": hairline_frame,
+    "black frame of 20 px": wide_frame,
+    "black bars beside the sheet": bars,
+    "half in deep shadow": deep_shadow,
+    "half in soft shadow": soft_shadow,
+    "sheet on a darker table": darker_table,
+    "sheet on a lighter table": lighter_table,
+    "margin around a black square": savefig,
+    "turned, with black corners": turned,
+    "rules as dark as the ink": dark_rules,
+    "outlined digit": outlined,
+    "underlined": underlined,
+    "small on 12 megapixels": twelve_megapixels,
+    "16x16 tight crop": tight_crop,
 }
 
 

@@ -7,13 +7,10 @@ import torch
 from data import Digits
 from handwriting import KINDS, PENS, draw_handwriting
 from inference import MNISTPredictor
-from preprocessing import BOX_SIZE, FINE, is_mnist_like, resize, stroke_width
+from preprocessing import BOX_SIZE, FINE, is_mnist_like, resize, stroke_widths
 from train import evaluate
 
 EACH = 40  # drawings of each kind
-# Kinds that a network that has never seen one reads.
-UNMISTAKABLE = {"0 dot", "1 foot", "2 loop", "3 flat", "4 closed", "5 stroke", "6 circle"}
-UNMISTAKABLE |= {"7 bar", "8 circles", "9 round"}
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +66,14 @@ def test_each_kind_is_labelled_and_drawn_as_mnist_is(drawn, name):
 def test_the_pens_are_those_of_mnist(drawn, name):
     images = of_kind(drawn, name).images
     fine = [resize(image.float().numpy() / 255, 28 * FINE, 28 * FINE) > 0.5 for image in images]
-    widths = [stroke_width(mask) / FINE for mask in fine]
+    widths = [np.median(stroke_widths(mask)) / FINE for mask in fine]
     least, most = PENS
     assert least - 0.5 < min(widths) and np.median(widths) < most
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_network_agrees_with_the_label(drawn, name):
-    accuracy = evaluate(MNISTPredictor().model, of_kind(drawn, name)).accuracy
-    assert accuracy >= (0.9 if name in UNMISTAKABLE else 0.2)  # of wrong labels next to none
+    accuracy = evaluate(
+        MNISTPredictor().model, of_kind(draw_handwriting(EACH * len(KINDS), seed=1), name)
+    ).accuracy
+    assert accuracy >= 0.9  # of others than those that it was trained on

@@ -1,0 +1,159 @@
+"""preprocessing.py: what is around the digit, strokes and rules, small pictures, polarity."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import preprocessing
+from benchmarks.photographs import KINDS, photographs, straight_strokes
+from data import load_sample
+from inference import MNISTPredictor
+from preprocessing import preprocess, to_image
+
+CLEAR = [30, 11, 2, 23, 14, 5, 26, 7, 18, 9]  # of the sample, one of each class
+PLACES = list(KINDS)[list(KINDS).index("ring around the digit") :]
+
+
+@pytest.fixture(scope="module")
+def predictor() -> MNISTPredictor:
+    """The weights that ship."""
+    return MNISTPredictor()
+
+
+@pytest.fixture(scope="module")
+def digits() -> dict[int, np.ndarray]:
+    """A clear digit of each class, uint8 (28, 28)."""
+    sample = load_sample(False)
+    return {int(sample.labels[i]): sample.images[i].numpy() for i in CLEAR}
+
+
+def seen(image: object) -> np.ndarray:
+    """What the network sees of an image, (28, 28) in 0..1."""
+    return np.asarray(to_image(preprocess(image)), np.float32) / 255
+
+
+def likeness(image: object, digit: np.ndarray) -> float:
+    """How well what the network sees of an image correlates with a digit of MNIST."""
+    return float(np.corrcoef(seen(image).ravel(), digit.ravel())[0, 1])
+
+
+# ---- What is around the digit -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_the_digit_is_found_in_its_place(predictor, digits, kind):
+    images = photographs(kind, list(digits.values()), seed=0)
+    read = [predictor.predict(image).digit for image in images]
+    assert sum(r == t for r, t in zip(read, digits, strict=True)) >= 9, read
+
+
+def test_what_is_in_a_ring_is_seen_without_it_and_a_zero_is_no_ring(digits):
+    seven = Image.fromarray(255 - digits[7]).resize((140, 140), Image.BICUBIC)
+    sheet = Image.new("L", (260, 260), 255)
+    sheet.paste(seven, (60, 60))
+    ImageDraw.Draw(sheet).ellipse((20, 20, 240, 240), outline=0, width=8)
+    assert likeness(sheet, digits[7]) > 0.8
+    zero = Image.new("L", (260, 260), 255)
+    ImageDraw.Draw(zero).ellipse((60, 20, 200, 240), outline=0, width=20)
+    alone = seen(zero)
+    ImageDraw.Draw(zero).ellipse((114, 114, 146, 146), fill=0)  # a dot in it is part of it
+    dotted = seen(zero)
+    assert dotted[14, 14] > 0.5 > alone[14, 14]
+    without = np.ones((28, 28), bool)
+    without[9:20, 9:20] = False
+    np.testing.assert_allclose(alone[without], dotted[without], atol=0.15)
+
+
+@pytest.mark.parametrize("tone", [0, 90])
+def test_a_frame_of_any_width_changes_nothing(digits, tone):
+    page = np.pad(255 - digits[3], 6, constant_values=255).repeat(5, 0).repeat(5, 1)
+    for width in (1, 3, 20, 60):
+        framed = np.pad(page, width, constant_values=tone)
+        assert likeness(framed, digits[3]) > 0.8, width
+
+
+def test_nothing_but_a_frame_is_blank():
+    sheet = np.zeros((100, 100), np.uint8)
+    sheet[10:-10, 10:-10] = 255
+    with pytest.raises(ValueError, match="the image is blank: no ink found"):
+        preprocess(np.full((100, 100), 255, np.uint8))
+    assert preprocessing.inside_frame(sheet[5:-5, 5:-5] / np.float32(255)).shape == (90, 90)
+
+
+def test_the_edge_of_a_shadow_is_no_ink(digits):
+    page = np.pad(255.0 - digits[5], 6, constant_values=255).repeat(6, 0).repeat(6, 1)
+    page[:, 110:] *= 0.3
+    assert likeness(page.astype(np.uint8), digits[5]) > 0.9
+
+
+# ---- Strokes and rules --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digit", [1, 4, 7])
+def test_straight_strokes_are_no_rules(predictor, digit):
+    images = [straight_strokes(digit, np.random.default_rng(i)) for i in range(8)]
+    assert [predictor.predict(image).digit for image in images] == [digit] * 8
+
+
+def test_a_long_thin_stroke_stays_and_rules_through_the_paper_go(predictor):
+    sheet = Image.new("L", (400, 400), 255)
+    pen = ImageDraw.Draw(sheet)
+    pen.line([(180, 30), (80, 250), (320, 250)], fill=0, width=6)
+    pen.line([(230, 25), (230, 375)], fill=0, width=6)
+    assert predictor.predict(sheet).digit == 4
+    before = seen(sheet)
+    for y in (70, 200, 330):
+        pen.line([(0, y), (400, y)], fill=0, width=2)
+    assert np.corrcoef(before.ravel(), seen(sheet).ravel())[0, 1] > 0.9
+
+
+def test_light_ink_that_hangs_on_to_dark_ink_is_followed(predictor):
+    sheet = Image.new("L", (280, 280), 240)
+    pen = ImageDraw.Draw(sheet)
+    pen.arc((80, 30, 200, 140), 0, 360, fill=155, width=16)  # the bowl in lighter ink
+    pen.arc((80, 30, 200, 140), -60, 60, fill=40, width=16)
+    pen.line([(192, 85), (180, 250)], fill=40, width=16)
+    assert predictor.predict(sheet).digit == 9
+    rows = seen(sheet)[4:14]
+    assert (rows[:, :13].max(axis=0) > 0.8).sum() >= 4
+
+
+def test_a_five_far_below_its_hat_is_seen_whole():
+    sheet = Image.new("L", (280, 280), 255)
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((100, 40, 190, 66), fill=0)  # the hat weighs most
+    pen.arc((70, 92, 180, 220), -110, 130, fill=0, width=9)
+    rows = np.flatnonzero(seen(sheet).max(axis=1) > 0.3)
+    columns = np.flatnonzero(seen(sheet).max(axis=0) > 0.3)
+    assert np.ptp(rows) >= 17
+    assert np.ptp(columns) <= 15
+
+
+# ---- Small pictures -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 10, 16, 24])
+def test_small_pictures_keep_their_shape(predictor, size):
+    sample = load_sample(False)
+    inner = sample.images[:200, 4:24, 4:24].numpy()
+    small = [Image.fromarray(digit).resize((size, size), Image.BOX) for digit in inner]
+    read = [prediction.digit for prediction in predictor.predict_batch(small)]
+    right = np.mean(np.array(read) == sample.labels[:200].numpy())
+    assert right >= {8: 0.88, 10: 0.95}.get(size, 0.98)
+
+
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("binary", [False, True])
+def test_ink_on_all_four_sides_does_not_flip_the_polarity(predictor, light, binary):
+    sample = load_sample(False)
+    chosen = (sample.labels != 1).nonzero().flatten()[:100]  # a stretched 1 is all ink
+    images = []
+    for digit in sample.images[chosen].numpy():
+        rows, columns = (np.flatnonzero((digit > 60).any(axis=axis)) for axis in (1, 0))
+        cut = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        pixels = np.asarray(Image.fromarray(cut).resize((16, 16), Image.BICUBIC))
+        pixels = np.uint8(255 * (pixels > 110)) if binary else pixels
+        images.append(pixels if light else 255 - pixels)
+    read = torch.tensor([prediction.digit for prediction in predictor.predict_batch(images)])
+    assert (read == sample.labels[chosen]).float().mean() >= 0.95
