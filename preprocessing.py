@@ -534,10 +534,10 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     at_corner = np.isin(pieces.numbers, pieces.labels[[0, 0, -1, -1], [0, -1, 0, -1]])
     chosen = np.arange(len(scores)) == scores.argmax()
     large = pieces.extents[chosen].max() > 0.6 * max(ink.shape)  # it may lie in pieces there
-    fits = (
+    eligible = (
         (masses > 0.04 * masses[chosen]) & (large | (sides <= sides[chosen])) & ~around & ~at_corner
     )
-    fits &= pieces.strengths > 0.7 * pieces.strengths[chosen]  # the edges of a sheet are weaker
+    eligible &= pieces.strengths > 0.7 * pieces.strengths[chosen]  # the edges of a sheet are weaker
     while True:
         start, stop = starts[chosen].min(axis=0), stops[chosen].max(axis=0)
         gaps = np.maximum(starts - stop, start - stops)
@@ -548,7 +548,7 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
         narrower = np.minimum(stops - starts, stop - start)[:, 1]
         stacked = (gaps[:, 0] < 0.45 * reach) & (overlaps > 0.6 * narrower)
         stacked &= masses > 0.15 * masses[chosen].sum()
-        near = chosen | (fits & (close | stacked))
+        near = chosen | (eligible & (close | stacked))
         if (near == chosen).all():
             return pieces.mask(chosen)
         chosen = near
