@@ -356,9 +356,7 @@ def subtract_paper(light: np.ndarray) -> np.ndarray:
     The paper's tone is the local mean of what is not ink, so it follows shade and stains.
     """
     small = resize_to(light, PAPER_SIZE)  # paper is smooth: this is where the time would go
-    # To begin with, the darker quarter of a neighbourhood half as wide as the image is paper.
-    tiny = resize_to(small, PAPER_SIZE // 2)
-    paper = resize(scipy.ndimage.percentile_filter(tiny, 25, size=PAPER_SIZE // 4), *small.shape)
+    paper = np.percentile(small, 25)  # to begin with: wide shade is gone already
     few = max(4, small.size // 500)
     for sigma in (0.16, 0.12, 0.1):
         ink = (small - paper) / np.maximum(1 - paper, 0.1)
@@ -380,9 +378,9 @@ def fit_plane(values: np.ndarray) -> np.ndarray:
     terms = np.stack([np.ones(values.size), rows.ravel(), columns.ravel()], axis=1)
     target, weights = values.ravel().astype(np.float64), np.ones(values.size)
     for _ in range(6):
-        scaled = terms * weights[:, None]
-        plane = terms @ np.linalg.lstsq(scaled, target * weights, rcond=None)[0]
-        weights = 1 / np.sqrt(np.abs(target - plane) + 0.01)
+        scaled = terms * weights[:, None]  # the normal equations are but three
+        plane = terms @ np.linalg.lstsq(scaled.T @ terms, scaled.T @ target, rcond=None)[0]
+        weights = 1 / (np.abs(target - plane) + 0.01)
     return plane.reshape(values.shape).astype(np.float32)
 
 
@@ -415,9 +413,9 @@ def find_rules(mask: np.ndarray) -> tuple[np.ndarray, int]:
     They are parallel: the slope is that under which the pixels of thin runs add up best.
     """
     height, width = mask.shape
-    near = scipy.ndimage.binary_dilation(mask, np.ones((3, 1)))
-    thin = near & ~opening_along_rows(near.T, max(3, height // 40) + 3).T
-    rows, columns = np.nonzero(opening_along_rows(thin, max(9, width // 10)))
+    near = dilate(mask, 3, 1)
+    thin = near & ~opening(near, max(3, height // 40) + 3, 1)
+    rows, columns = np.nonzero(opening(thin, 1, max(9, width // 10)))
 
     def level(rows: np.ndarray, columns: np.ndarray, slope: float) -> np.ndarray:
         """Return the rows in which the pixels would be if lines of this slope were flat."""
@@ -440,16 +438,35 @@ def find_rules(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return lines, count
 
 
-def opening_along_rows(mask: np.ndarray, length: int) -> np.ndarray:
-    """Keep the horizontal runs of at least so many pixels: a morphological opening.
+def slide(mask: np.ndarray, sizes: tuple[int, int], before: tuple[int, int], combine: np.ufunc):
+    """Combine a mask, (H, W), over a rectangle of so many pixels that begins so many before each.
 
-    The same as scipy.ndimage.binary_opening with a structure of (1, length), in a tenth of the
-    time: a sliding minimum costs the same for every length.
+    Twice as many with each step: a dozen times as fast as scipy.ndimage's binary morphology.
     """
-    sliding = {"axis": 1, "mode": "constant"}
-    eroded = scipy.ndimage.minimum_filter1d(mask.view(np.uint8), length, **sliding)
-    back = length % 2 - 1  # the middle of an even length lies between two pixels
-    return scipy.ndimage.maximum_filter1d(eroded, length, origin=back, **sliding).view(bool)
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = before[axis], sizes[axis] - 1 - before[axis]
+        mask, done = np.pad(mask, pad).swapaxes(0, axis), 1
+        while done < sizes[axis]:
+            step = min(done, sizes[axis] - done)
+            mask, done = combine(mask[:-step], mask[step:]), done + step
+        mask = mask.swapaxes(0, axis)
+    return mask
+
+
+def dilate(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Grow a mask by a rectangle."""
+    return slide(mask, (height, width), ((height - 1) // 2, (width - 1) // 2), np.logical_or)
+
+
+def erode(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Shrink a mask by a rectangle."""
+    return slide(mask, (height, width), (height // 2, width // 2), np.logical_and)
+
+
+def opening(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Keep of a mask what a rectangle of so many pixels fits into."""
+    return dilate(erode(mask, height, width), height, width)
 
 
 class Pieces:
@@ -517,10 +534,9 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     if not strong.any():
         mask, strong = ink > WEAK, ink > 0.5
     # Further away, light ink counts where it is as wide as a stroke: faint rules are not.
-    mask = scipy.ndimage.binary_opening(mask, np.ones((5, 5))) | (
-        mask & scipy.ndimage.binary_dilation(strong, iterations=8)
-    )
-    mask = fill_outlines(scipy.ndimage.binary_propagation(strong, np.ones((3, 3)), mask))
+    mask = opening(mask, 5, 5) | (mask & dilate(strong, 15, 15))
+    labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
+    mask = fill_outlines(mask & (np.bincount(labels[strong], minlength=count + 1) > 0)[labels])
     pieces = Pieces(mask, ink)
     around = find_around(pieces)
     starts, stops, masses = pieces.starts, pieces.stops, pieces.masses
@@ -559,6 +575,8 @@ def is_sheet(mask: np.ndarray) -> bool:
 
     A sheet fills a rectangle, perhaps a little turned, as no digit does.
     """
+    if mask[bounding_box(mask)].mean() < 0.4:  # most digits need no closer look
+        return False
     filled = scipy.ndimage.binary_fill_holes(mask)
     labels, count = scipy.ndimage.label(filled & ~mask, np.ones((3, 3)))
     points = np.argwhere(filled & ~scipy.ndimage.binary_erosion(filled))
@@ -581,7 +599,6 @@ def fill_outlines(mask: np.ndarray) -> np.ndarray:
     """
     labels, _ = scipy.ndimage.label(~mask)
     outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    pen = np.median(stroke_widths(mask))
     for i, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         stroke = labels[box] == i
         extent = max(stroke.shape)
@@ -593,7 +610,7 @@ def fill_outlines(mask: np.ndarray) -> np.ndarray:
         slim = widest < (0.2 if straight else 0.3) * extent and widest < 2.8 * width
         # A ring or a box around a digit leaves a region as full as an ellipse.
         full = scipy.ndimage.binary_fill_holes(stroke).mean() > 0.7 and not straight
-        if slim and pen < 0.7 * width and not full:
+        if slim and not full and np.median(stroke_widths(mask)) < 0.7 * width:
             mask = mask.copy()
             mask[box] |= stroke
     return mask
@@ -699,7 +716,7 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
         strength = scipy.ndimage.maximum_filter(ink, max(3, int(0.08 * extent)))
         soft = np.clip((ink / strength.clip(0.5, 1) - 0.2) / 0.6, 0, 1)
     soft[digit & (ink < WEAK)] = 1  # what was filled
-    soft[~scipy.ndimage.binary_dilation(digit, iterations=8 if small else 2)] = 0
+    soft[~dilate(digit, *((13, 13) if small else (5, 5)))] = 0
     return draw_as_mnist(soft[box], small)
 
 
