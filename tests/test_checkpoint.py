@@ -101,9 +101,9 @@ def zip_bomb() -> bytes:
         (checked(OURS | {"format": "another"}), "it holds 'another'"),
         (
             checked(OURS | {"weights": nn.Linear(784, 10).state_dict()}),
-            "do not fit this network",
+            "are not those of this network",
         ),
-        (with_weights(**{"fc2.weight": torch.zeros(11, 128)}), "do not fit this network"),
+        (with_weights(**{"fc2.weight": torch.zeros(11, 128)}), "are not those of this network"),
         (with_weights(**{"fc1.bias": torch.full((128,), torch.nan)}), "are not finite"),
         (with_weights(**{"fc2.bias": torch.full((10,), torch.inf)}), "are not finite"),
     ],
