@@ -185,7 +185,7 @@ def test_all_processes_hold_the_same_weights_and_sum_up_as_one(tmp_path):
     )
     (tmp_path / "script.py").write_text(code)
     found = []
-    for n in (1, 2, 3):
+    for n in (1, 3):
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}"]
         command += [str(tmp_path / "script.py"), str(tmp_path / f"{n}.pt")]
         environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1"}
