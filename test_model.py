@@ -1,4 +1,4 @@
-"""Check the whole project in about ten seconds: train, save, load, predict, draw.
+"""Check the whole project in about twenty seconds: train, save, load, predict, draw.
 
     python test_model.py
 

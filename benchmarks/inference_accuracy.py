@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     straight = list(STRAIGHT) * (arguments.each // len(STRAIGHT))
     rng = np.random.default_rng(arguments.seed)
     right = sum(ours(predictor, straight_strokes(digit, rng)) == digit for digit in straight)
-    print(f"| plain 1, 4 and 7 of straight strokes, | | {right / len(straight):.1%} |")
+    print(f"| plain 1, 4 and 7 of straight strokes | | {right / len(straight):.1%} |")
     print(f"| all {n:,} images | {n_naive / n:.1%} | {n_ours / n:.1%} |")
     if arguments.contact_sheet:
         contact_sheet(examples).savefig(arguments.contact_sheet, dpi=120)  # by Agg: no display

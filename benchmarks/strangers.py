@@ -1,6 +1,6 @@
 """How many digits `MNISTPredictor` reads in pictures that other people made.
 
-    python benchmarks/strangers.py FOLDER [--contact-sheet misread.png]
+    python benchmarks/strangers.py FOLDER [--contact-sheet outputs/misread.png]
     python benchmarks/strangers.py --load-digits
 
 A folder of pictures comes with a table of the same name, FOLDER.tsv, beside it or in it, with a
@@ -29,6 +29,7 @@ from inference_accuracy import Example, contact_sheet, example, naive_resize  # 
 
 from inference import MNISTPredictor, Prediction  # noqa: E402
 
+SHEET = PROJECT_DIR / "outputs" / "misread.png"
 SURE = 0.9  # the confidence from which a wrong answer is counted as sure
 
 
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="pictures, with a table FOLDER.tsv")
     parser.add_argument("--load-digits", action="store_true", help="scikit-learn's digits instead")
-    parser.add_argument("--contact-sheet", type=Path, metavar="OUT.png", default="misread.png")
+    parser.add_argument("--contact-sheet", type=Path, metavar="OUT.png", default=SHEET)
     arguments = parser.parse_args(argv)
     if bool(arguments.folder) == arguments.load_digits:
         parser.error("give a folder of pictures, or --load-digits")
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     for kind, (n, naive, right, sure) in [*counts.items(), ("all", sum(counts.values()))]:
         print(f"| {kind} | {n:,} | {naive / n:.1%} | {right / n:.1%} | {sure} |")
     if misread:
+        arguments.contact_sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(misread).savefig(arguments.contact_sheet, dpi=120)  # by Agg: no display
     return 0
 
