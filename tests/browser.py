@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from make_notebook import NOTEBOOK, copy_project
@@ -89,7 +90,7 @@ def run_notebook(app: str, scratch: Path) -> Iterator[Page]:
             page.set_default_timeout(PATIENCE * 1000)
             page.goto(address)
             page.locator(f"{INDICATOR}[data-status=idle]").wait_for()
-            while not any(kernel["connections"] for kernel in json.load(urlopen(kernels))):
+            while not is_connected(kernels):
                 page.wait_for_timeout(200)
             run_all_cells(page)
             page.locator(".digit-canvas canvas").wait_for()
@@ -101,6 +102,13 @@ def run_notebook(app: str, scratch: Path) -> Iterator[Page]:
             raise
         finally:
             browser.close()
+
+
+def is_connected(kernels: str) -> bool:
+    """Whether the page has met its kernel, as the server says it, which may be busy."""
+    with contextlib.suppress(HTTPError):  # 500 while it starts a kernel
+        return any(kernel["connections"] for kernel in json.load(urlopen(kernels)))
+    return False
 
 
 def run_all_cells(page: Page) -> None:
