@@ -249,11 +249,23 @@ def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
 
     Raises ValueError if there is none.
     """
+    ink, level, _ = find_contrast(gray, small)
+    return sharpen(ink / level)
+
+
+def find_contrast(
+    gray: np.ndarray, small: bool, widest: float = 0.36
+) -> tuple[np.ndarray, float, float]:
+    """Return how far each pixel is from the paper, (H, W), and the level of ink and of noise.
+
+    No stroke is wider than `widest`, a share of the longer side. Raises ValueError if there is
+    no ink.
+    """
     is_light = small_ink_is_light if small else ink_is_light
     light = gray if is_light(gray) else 1 - gray  # ink is light from here on
     size = max(light.shape)
     light = scipy.ndimage.gaussian_filter(light, 0.002 * size)
-    ink = subtract_paper(light if small else subtract_wide(light))
+    ink = subtract_paper(light if small else subtract_wide(light, widest))
     below = ink[ink < 0]  # where paper strays to, and ink never does
     noise = np.sqrt((below**2).mean()) if below.size else 0.0
     few = max(8, int(0.0005 * ink.size))
@@ -263,7 +275,12 @@ def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
         level = highest[-3]
         if level < max(LEAST_CONTRAST, 12 * noise):
             raise ValueError("the image is blank: no ink found")
-    ink = (ink / level).clip(0, 1)
+    return ink, level, noise
+
+
+def sharpen(ink: np.ndarray) -> np.ndarray:
+    """Scale ink, of which most of what is written has 1, so that what is above 0.5 is ink."""
+    ink = ink.clip(0, 1)
     return ink / (2 * min(max(otsu(ink), 0.25), 0.45))
 
 
@@ -327,14 +344,14 @@ def border(gray: np.ndarray) -> np.ndarray:
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
-def subtract_wide(light: np.ndarray) -> np.ndarray:
+def subtract_wide(light: np.ndarray, widest: float = 0.36) -> np.ndarray:
     """Return how much lighter each pixel is than what is wide there, as a part of what is left.
 
     Shadows, tables and sheets are wider than any stroke: a morphological opening by a square
     that no stroke holds finds their tones, edges and all. Dividing by what is left of the range
     makes ink in the shade as strong as ink in the light.
     """
-    side = round(0.36 * max(light.shape)) | 1
+    side = round(widest * max(light.shape)) | 1
     room = side // 2
     inside = (slice(room, -room), slice(room, -room))
     # Outside, shade goes on as at the edge, and ink does not.
@@ -384,15 +401,15 @@ def fit_plane(values: np.ndarray) -> np.ndarray:
     return plane.reshape(values.shape).astype(np.float32)
 
 
-def remove_rules(mask: np.ndarray) -> np.ndarray:
+def remove_rules(mask: np.ndarray, shortest: float = 0.1) -> np.ndarray:
     """Take the lines of ruled or squared paper out of a mask of ink, (H, W).
 
     A rule is thin and runs from one end of the image to the other, straight but perhaps a little
     askew. A single one must be thinner than the strokes, or it may be one of them. Where a stroke
     crosses a rule, the gap is closed again.
     """
-    flat, n_flat = find_rules(mask)
-    upright, n_upright = find_rules(mask.T)
+    flat, n_flat = find_rules(mask, shortest)
+    upright, n_upright = find_rules(mask.T, shortest)
     rest = mask & ~flat & ~upright.T
     if n_flat + n_upright == 1 and rest.any():
         thickness, of_strokes = (depth(part).max() for part in (mask & ~rest, rest))
@@ -407,7 +424,7 @@ def remove_rules(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def find_rules(mask: np.ndarray) -> tuple[np.ndarray, int]:
+def find_rules(mask: np.ndarray, shortest: float) -> tuple[np.ndarray, int]:
     """Return the mask of the thin lines along the rows that run through it, and their number.
 
     They are parallel: the slope is that under which the pixels of thin runs add up best.
@@ -415,7 +432,7 @@ def find_rules(mask: np.ndarray) -> tuple[np.ndarray, int]:
     height, width = mask.shape
     near = dilate(mask, 3, 1)
     thin = near & ~opening(near, max(3, height // 40) + 3, 1)
-    rows, columns = np.nonzero(opening(thin, 1, max(9, width // 10)))
+    rows, columns = np.nonzero(opening(thin, 1, max(9, int(shortest * width))))
 
     def level(rows: np.ndarray, columns: np.ndarray, slope: float) -> np.ndarray:
         """Return the rows in which the pixels would be if lines of this slope were flat."""
@@ -710,13 +727,20 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
         gray = gray[tuple(slice(int(start * zoom), int(stop * zoom) + 1) for start, stop in ends)]
     # A small digit is shape in gray: its strokes are left alone, and thresholds would tear them.
     small = extent * max(gray.shape) < 1.2 * BOX_SIZE * max(work.shape)
+    return draw_pieces(ink, digit, small)
+
+
+def draw_pieces(ink: np.ndarray, mask: np.ndarray, small: bool) -> np.ndarray:
+    """Draw what a mask, (H, W), holds of the ink as MNIST does: (28, 28) in 0..1."""
+    box = bounding_box(mask)
     if small:
         soft = ink / ink.max()
     else:  # where a stroke is lighter, its own edge counts
+        extent = max(side.stop - side.start for side in box)
         strength = scipy.ndimage.maximum_filter(ink, max(3, int(0.08 * extent)))
         soft = np.clip((ink / strength.clip(0.5, 1) - 0.2) / 0.6, 0, 1)
-    soft[digit & (ink < WEAK)] = 1  # what was filled
-    soft[~dilate(digit, *((13, 13) if small else (5, 5)))] = 0
+    soft[mask & (ink < WEAK)] = 1  # what was filled
+    soft[~dilate(mask, *((13, 13) if small else (5, 5)))] = 0
     return draw_as_mnist(soft[box], small)
 
 
