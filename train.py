@@ -35,9 +35,9 @@ from checkpoint import (
 )
 from data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
 from distributed import from_first, joined, launcher, rank, sum_up, world_size
-from handwriting import draw_handwriting
+from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from layers import computes_in_bfloat16, keep_freed_memory
-from model import MNISTClassifier, normalize
+from model import NUM_CLASSES, MNISTClassifier, normalize
 from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
 
 # ---- Settings ----------------------------------------------------------------------------
@@ -58,6 +58,7 @@ class Settings:
     momentum: float = option(0.9, "Nesterov's, unless it is 0")
     weight_decay: float = option(1e-4, "of weights; biases have none")
     handwriting: float = option(0.1, "share of drawings of ways of writing that MNIST lacks")
+    non_digits: float = option(0.1, "share of drawings of no digit, to be unsure of")
     seed: int = option(0, "same seed, machine and number of threads: same weights, bit for bit")
     device: str = option("auto", "auto, cpu, cuda, mps or xpu; auto prefers an accelerator")
     precision: str = option("auto", "float32 or bfloat16; auto: bfloat16 where it is native")
@@ -71,6 +72,7 @@ class Settings:
             ("momentum", 0 <= self.momentum < 1, "in 0..1, below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             ("handwriting", 0 <= self.handwriting <= 1, "in 0..1"),
+            ("non_digits", 0 <= self.non_digits <= 1, "in 0..1"),
             ("seed", 0 <= self.seed < 2**63, "in 0..2**63-1"),
             (
                 "precision",
@@ -103,6 +105,7 @@ def choose_device(name: str) -> str:
 
 WARMUP = 0.15  # share of all steps
 AVERAGE_DECAY = 0.999  # of the moving average of the weights, a step
+TARGETS = torch.cat([torch.eye(NUM_CLASSES), torch.full((1, NUM_CLASSES), 1 / NUM_CLASSES)])
 LARGEST_SLICE = 1024  # images that go through the network at once while it trains
 
 
@@ -132,7 +135,8 @@ class Trainer:
 
     def __init__(self, digits: Digits, settings: Settings | None = None) -> None:
         self.settings = settings = settings or Settings()
-        self.digits = add_handwriting(digits, settings).to(settings.device)
+        self.digits = add_drawings(digits, settings).to(settings.device)
+        self.targets = TARGETS.to(settings.device)
         if settings.device == "cpu":
             keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # the same seed, the same weights: on a GPU too
@@ -221,7 +225,7 @@ class Trainer:
         for x, y in zip(images.split(LARGEST_SLICE), labels.split(LARGEST_SLICE), strict=True):
             with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
                 logits = self.model(x)  # (n, 10)
-            loss = F.cross_entropy(logits.float(), y, reduction="sum")
+            loss = F.kl_div(logits.float().log_softmax(dim=1), self.targets[y], reduction="sum")
             (loss / batch_size).backward()
             total_loss += loss.detach()
         sum_up([parameter.grad for parameter in self.model.parameters()])
@@ -250,10 +254,13 @@ class Trainer:
         self.history["epochs"] = list(there["epochs"])
 
 
-def add_handwriting(digits: Digits, settings: Settings) -> Digits:
-    """Return the digits, and after them drawings of ways of writing that MNIST lacks."""
-    images, labels = draw_handwriting(round(settings.handwriting * len(digits)), settings.seed)
-    images, labels = torch.cat([digits.images, images]), torch.cat([digits.labels, labels])
+def add_drawings(digits: Digits, settings: Settings) -> Digits:
+    """Return the digits, then drawings of ways of writing that MNIST lacks, then of no digit."""
+    n, n_none = (round(s * len(digits)) for s in (settings.handwriting, settings.non_digits))
+    drawn, labels = draw_handwriting(n, settings.seed)
+    none = draw_non_digits(n_none, settings.seed, digits.images, digits.labels)
+    images = torch.cat([digits.images, drawn, none])
+    labels = torch.cat([digits.labels, labels, torch.full([n_none], NO_DIGIT)])
     return Digits(images, labels, digits.name)
 
 
