@@ -26,6 +26,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from checkpoint import (
+    CheckpointError,
     claim_folder,
     load_checkpoint,
     load_with_checksum,
@@ -65,6 +66,7 @@ class Settings:
     augment: bool = option(True, "distort the digits at random, less and less over the run")
 
     def __post_init__(self) -> None:
+        precisions = ("auto", "float32", "bfloat16")
         for name, holds, rule in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
@@ -74,19 +76,14 @@ class Settings:
             ("handwriting", 0 <= self.handwriting <= 1, "in 0..1"),
             ("non_digits", 0 <= self.non_digits <= 1, "in 0..1"),
             ("seed", 0 <= self.seed < 2**63, "in 0..2**63-1"),
-            (
-                "precision",
-                self.precision in ("auto", "float32", "bfloat16"),
-                "auto, float32 or bfloat16",
-            ),
+            ("precision", self.precision in precisions, "auto, float32 or bfloat16"),
         ):
             if not holds:
                 value = getattr(self, name)
                 raise ValueError(f"{name.replace('_', ' ')} must be {rule}, not {value!r}")
         self.device = choose_device(self.device)
         if self.precision == "auto":  # where bfloat16 is only emulated, it is slower
-            native = computes_in_bfloat16(self.device)
-            self.precision = "bfloat16" if native else "float32"
+            self.precision = precisions[1 + computes_in_bfloat16(self.device)]
 
 
 def choose_device(name: str) -> str:
@@ -106,6 +103,7 @@ def choose_device(name: str) -> str:
 WARMUP = 0.15  # share of all steps
 AVERAGE_DECAY = 0.999  # of the moving average of the weights, a step
 TARGETS = torch.cat([torch.eye(NUM_CLASSES), torch.full((1, NUM_CLASSES), 1 / NUM_CLASSES)])
+PARTS = ("model", "average", "optimizer")  # of a run that have a state of their own
 LARGEST_SLICE = 1024  # images that go through the network at once while it trains
 
 
@@ -173,6 +171,8 @@ class Trainer:
             row |= {"misses": result.misses, "seconds": time.perf_counter() - started}
             rows.append(row)
             yield row
+        read = evaluate(self.average, self.digits[: self.history["train_digits"]])
+        self.history["least_confidence"] = least_confidence(read.probabilities)
 
     def train_epoch(self) -> dict[str, float]:
         """Show the network every digit once, in random order.
@@ -234,8 +234,7 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """Return a copy of all that the run needs to go on: tensors and plain values."""
-        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {name: getattr(self, name).state_dict() for name in PARTS}
         return copy.deepcopy(state | {"history": self.history})
 
     def load_state_dict(self, state: dict) -> None:
@@ -248,9 +247,8 @@ class Trainer:
             raise ValueError(f"of a run with other settings: {others}")
         if others := differences(there, here, "threads", "torch"):
             print(f"WARNING: the last bits of the weights may differ: {others}", file=sys.stderr)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
         self.history["epochs"] = list(there["epochs"])
 
 
@@ -306,6 +304,7 @@ def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
 
 # ---- Evaluation --------------------------------------------------------------------------
 
+DIGITS_KEPT = 0.995  # of those whose confidence decides what is refused
 EVALUATION_BATCH = 250  # images; small enough for the processor's cache
 
 
@@ -321,20 +320,20 @@ class Evaluation(NamedTuple):
 @torch.inference_mode()
 def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
     """Read the digits in float32, with dropout off; random numbers are left alone."""
-    device = next(model.parameters()).device
-    was_training = model.training
+    device, was_training = next(model.parameters()).device, model.training
     model.eval()
     slices = digits.images.split(EVALUATION_BATCH)
-    logits = torch.cat([model(normalize(images.to(device))) for images in slices])  # (N, 10)
+    logits = torch.cat([model(normalize(images.to(device))).cpu() for images in slices])  # (N, 10)
     model.train(was_training)
-    labels = digits.labels.to(device)
+    labels, probabilities = digits.labels.cpu(), logits.softmax(dim=1)
     misses = int((logits.argmax(dim=1) != labels).sum())
-    return Evaluation(
-        loss=F.cross_entropy(logits, labels).item(),
-        accuracy=1 - misses / len(digits),
-        misses=misses,
-        probabilities=logits.softmax(dim=1).cpu(),
-    )
+    loss = F.cross_entropy(logits, labels).item()
+    return Evaluation(loss, 1 - misses / len(digits), misses, probabilities)
+
+
+def least_confidence(probabilities: torch.Tensor) -> float:
+    """Return the confidence that 99.5% of some digits reach, given (N, 10): a place to refuse."""
+    return round(probabilities.amax(dim=1).quantile(1 - DIGITS_KEPT).item(), 4)
 
 
 # ---- Words -------------------------------------------------------------------------------
@@ -343,7 +342,8 @@ def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
 def print_settings(run: Trainer, test_digits: Digits) -> None:
     """Say in plain words what is about to happen, and begin its table."""
     settings, processes = dict(run.history["settings"]), run.history["processes"]
-    train_digits = run.history["train_digits"]
+    train_digits, n = run.history["train_digits"], len(run.digits)
+    none = int((run.digits.labels == NO_DIGIT).sum())
     device, precision = settings.pop("device"), settings.pop("precision")
     device += f", {run.history['threads']} threads" if device == "cpu" else ""
     device += f", {processes} processes" if processes > 1 else ""
@@ -352,7 +352,8 @@ def print_settings(run: Trainer, test_digits: Digits) -> None:
     print(
         f"data        {run.digits.name}\n"
         f"digits      {train_digits:,} to train on, {len(test_digits):,} to test on\n"
-        f"drawings    {len(run.digits) - train_digits:,} of ways of writing that MNIST lacks\n"
+        f"drawings    {n - none - train_digits:,} of ways of writing that MNIST lacks, "
+        f"{none:,} of what is no digit\n"
         f"device      {device}\n"
         f"precision   {precision}\n"
         f"parameters  {sum(parameter.numel() for parameter in run.model.parameters()):,}\n"
@@ -456,26 +457,19 @@ def read_data(arguments: argparse.Namespace) -> list[dict]:
     """
     digits = load_data(arguments.data_dir, arguments.sample)
     checkpoint = arguments.output_dir / "mnist_cnn.pt"
-    if not arguments.sample and digits[0].name != "MNIST" and is_of_mnist(checkpoint):
-        remedy = "choose another --output-dir to train on the sample"
-        raise ValueError(f"{checkpoint}: was trained on MNIST, and is kept; {remedy}")
+    if not arguments.sample and digits[0].name != "MNIST":
+        with contextlib.suppress(OSError, CheckpointError):  # none there, or no good
+            if load_checkpoint(checkpoint)[1].get("data") == "MNIST":
+                remedy = "choose another --output-dir to train on the sample"
+                raise ValueError(f"{checkpoint}: was trained on MNIST, and is kept; {remedy}")
     return [vars(part) for part in digits]
-
-
-def is_of_mnist(checkpoint: Path) -> bool:
-    """Whether there is a model, and it was trained on MNIST."""
-    with contextlib.suppress(OSError, ValueError):
-        return load_checkpoint(checkpoint)[1].get("data") == "MNIST"
-    return False
 
 
 def resume(run: Trainer, path: Path) -> None:
     """Let a run go on where its state says, if there is one."""
     try:
-        state = from_first(
-            lambda: load_with_checksum(path, STATE_FORMAT) if path.exists() else None
-        )
-        if state is None:
+        state = from_first(lambda: path.exists() and load_with_checksum(path, STATE_FORMAT))
+        if not state:
             return print(f"nothing to resume: no {path}; starting afresh")
         run.load_state_dict(state)
     except ValueError as error:
