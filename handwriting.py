@@ -530,6 +530,7 @@ Y  00 34 60 | 34 39
 y  00 36 | 60 09
 y  ~ 00 04 35 64 | ~ 60 67 39 08
 alpha  ~ 70 47 19 05 23 45 79
+alpha  ~ 90 57 29 06 24 57 99
 beta  ~ 09 02 30 52 24 57 27 06
 gamma  ~ 00 20 36 39 26 36 60
 bow  ~ 00 33 36 09
@@ -575,9 +576,9 @@ ALPHABET = [read_glyph(row) for row in GLYPHS.strip().splitlines()]
 
 def glyph(rng: np.random.Generator) -> Strokes:
     """A letter or a sign, in a shaky hand, with serifs or without."""
-    strokes, serifs = [], rng.random() < 0.25
+    strokes, serifs, width = [], rng.random() < 0.25, rng.uniform(0.6, 1.1)
     for shape, points in ALPHABET[rng.integers(len(ALPHABET))]:
-        points = points + rng.normal(0, SHAKE, points.shape)
+        points = points * np.array([width, 1]) + rng.normal(0, SHAKE, points.shape)
         strokes.append(shape(*points))
         for x, y in points[[0, -1]] if serifs else ():
             strokes.append(line((x - 0.13, y), (x + 0.13, y)))
@@ -596,7 +597,7 @@ def word(rng: np.random.Generator) -> Strokes:
 
 def scribble(rng: np.random.Generator) -> Strokes:
     """One long stroke that goes anywhere, with corners or without."""
-    points = rng.uniform(0, 1, (rng.integers(6, 15), 2))
+    points = rng.uniform(0, 1, (rng.integers(5, 15), 2))
     return [line(*points) if rng.random() < 0.5 else curve(*points)]
 
 
@@ -628,10 +629,10 @@ def texture(rng: np.random.Generator) -> np.ndarray:
 
 
 def spots(rng: np.random.Generator) -> np.ndarray:
-    """One to six round or long spots, sharp or blurred: ink, (40, 40) in 0..1."""
+    """One round or long spot or up to six, sharp or blurred: ink, (40, 40) in 0..1."""
     y, x = np.mgrid[:40, :40]
     ink = np.zeros((40, 40))
-    for _ in range(rng.integers(1, 7)):
+    for _ in range(max(1, rng.integers(-1, 7))):
         (left, top), (wide, high) = rng.uniform(8, 32, 2), rng.uniform(4, 8, 2)
         ink = np.maximum(ink, np.exp(-((((x - left) / wide) ** 2 + ((y - top) / high) ** 2) / 2)))
     sharpness = rng.uniform(1, 5)
@@ -648,9 +649,11 @@ def pair(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
         top = (height - len(part) + y) // 2
         place = ink[top : top + len(part), x : x + part.shape[1]]
         np.maximum(place, part, out=place)
-    if rng.random() < 0.4:  # the seam is cut on one side of where they meet
-        cut = round(rng.uniform(0.35, 0.65) * right.shape[1])
-        ink = ink[:, : -max(1, cut)]
+    side, share = rng.integers(5), rng.uniform(0.35, 0.6)
+    if side == 0:
+        ink = ink[:, round(share * left.shape[1]) :]
+    elif side == 1:
+        ink = ink[:, : ink.shape[1] - round(share * right.shape[1])]
     return ink / 255
 
 
@@ -676,7 +679,7 @@ def redraw(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 # Letters are the most frequent, as they are elsewhere.
 NON_DIGITS = (
-    *("letters", "pairs", "letters", "texture", "letters", "scribbles"),
+    *("letters", "pairs", "letters", "textures", "letters", "scribbles", "spots"),
     *("letters", "pairs", "words", "doodles", "letters", "spots", "halves"),
 )
 LEFT_HALVES = (0, 3, 8)  # of these are no digits
@@ -689,14 +692,15 @@ def draw_non_digits(n: int, seed: int, images: torch.Tensor, labels: torch.Tenso
     returns images like MNIST's, uint8 (n, 28, 28). The same seed and digits give the same bytes.
     """
     digits = images.numpy()
-    halved = digits[np.isin(labels.numpy(), LEFT_HALVES)]
+    halved = np.isin(labels.numpy(), LEFT_HALVES)
+    halved = digits[halved] if halved.any() else digits
     rng = np.random.Generator(np.random.PCG64([seed, NO_DIGIT]))
     make = {
         "letters": lambda: draw(vary(glyph(rng), rng), rng),
         "words": lambda: draw(vary(word(rng), rng), rng),
         "scribbles": lambda: draw(vary(scribble(rng), rng), rng),
         "doodles": lambda: draw(vary(doodle(rng), rng), rng),
-        "texture": lambda: redraw(texture(rng), rng),
+        "textures": lambda: redraw(texture(rng), rng),
         "spots": lambda: redraw(spots(rng), rng),
         "pairs": lambda: redraw(pair(rng, digits), rng),
         "halves": lambda: redraw(half(rng, halved), rng),

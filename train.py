@@ -34,7 +34,7 @@ from checkpoint import (
     save_with_checksum,
     write_atomically,
 )
-from data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
+from data import LAST_STRENGTH, PROJECT_DIR, Digits, augment, fading, load_data, shuffled_batches
 from distributed import from_first, joined, launcher, rank, sum_up, world_size
 from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from layers import computes_in_bfloat16, keep_freed_memory
@@ -171,8 +171,7 @@ class Trainer:
             row |= {"misses": result.misses, "seconds": time.perf_counter() - started}
             rows.append(row)
             yield row
-        read = evaluate(self.average, self.digits[: self.history["train_digits"]])
-        self.history["least_confidence"] = least_confidence(read.probabilities)
+        self.history["least_confidence"] = self.least_confidence()
 
     def train_epoch(self) -> dict[str, float]:
         """Show the network every digit once, in random order.
@@ -232,6 +231,18 @@ class Trainer:
         self.optimizer.step()
         return total_loss
 
+    def least_confidence(self) -> float:
+        """Return the confidence that 99.5% of the training digits reach: a place to refuse.
+
+        They are distorted as they were last seen: digits of new writers are no better known.
+        """
+        digits = self.digits[: self.history["train_digits"]]
+        generator = torch.Generator(self.settings.device).manual_seed(self.settings.seed)
+        slices = digits.images.split(LARGEST_SLICE)
+        shown = torch.cat([augment(images, generator, LAST_STRENGTH) for images in slices])
+        read = evaluate(self.average, dataclasses.replace(digits, images=shown))
+        return least_confidence(read.probabilities)
+
     def state_dict(self) -> dict:
         """Return a copy of all that the run needs to go on: tensors and plain values."""
         state = {name: getattr(self, name).state_dict() for name in PARTS}
@@ -265,11 +276,8 @@ def add_drawings(digits: Digits, settings: Settings) -> Digits:
 def differences(there: dict, here: dict, *names: str) -> str:
     """Name what differs between the history of a state and that of this run."""
     there, here = ({**row, **row["versions"], **row["settings"]} for row in (there, here))
-    return ", ".join(
-        f"{name} {there.get(name)} in the state, {here[name]} here"
-        for name in names
-        if there.get(name) != here[name]
-    )
+    others = [name for name in names if there.get(name) != here[name]]
+    return ", ".join(f"{name} {there.get(name)} in the state, {here[name]} here" for name in others)
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
@@ -332,7 +340,7 @@ def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
 
 
 def least_confidence(probabilities: torch.Tensor) -> float:
-    """Return the confidence that 99.5% of some digits reach, given (N, 10): a place to refuse."""
+    """Return the confidence that 99.5% of digits reach, given probabilities (N, 10)."""
     return round(probabilities.amax(dim=1).quantile(1 - DIGITS_KEPT).item(), 4)
 
 
@@ -342,18 +350,17 @@ def least_confidence(probabilities: torch.Tensor) -> float:
 def print_settings(run: Trainer, test_digits: Digits) -> None:
     """Say in plain words what is about to happen, and begin its table."""
     settings, processes = dict(run.history["settings"]), run.history["processes"]
-    train_digits, n = run.history["train_digits"], len(run.digits)
-    none = int((run.digits.labels == NO_DIGIT).sum())
     device, precision = settings.pop("device"), settings.pop("precision")
     device += f", {run.history['threads']} threads" if device == "cpu" else ""
     device += f", {processes} processes" if processes > 1 else ""
     precision += " (mixed: weights stay float32)" if precision == "bfloat16" else ""
     words = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
+    n, none = run.history["train_digits"], int((run.digits.labels == NO_DIGIT).sum())
     print(
         f"data        {run.digits.name}\n"
-        f"digits      {train_digits:,} to train on, {len(test_digits):,} to test on\n"
-        f"drawings    {n - none - train_digits:,} of ways of writing that MNIST lacks, "
-        f"{none:,} of what is no digit\n"
+        f"digits      {n:,} to train on, {len(test_digits):,} to test on\n"
+        f"drawings    {len(run.digits) - n - none:,} of ways of writing that MNIST lacks, "
+        f"{none:,} of no digit\n"
         f"device      {device}\n"
         f"precision   {precision}\n"
         f"parameters  {sum(parameter.numel() for parameter in run.model.parameters()):,}\n"

@@ -273,9 +273,7 @@ def test_a_run_says_in_plain_words_what_it_does(finished):
     lines = finished[1].stdout.splitlines()
     assert lines[0] == "data        bundled sample of MNIST"
     assert lines[1] == "digits      4,000 to train on, 1,000 to test on"
-    assert (
-        lines[2] == "drawings    200 of ways of writing that MNIST lacks, 400 of what is no digit"
-    )
+    assert lines[2] == "drawings    200 of ways of writing that MNIST lacks, 400 of no digit"
     assert lines[3].startswith("device      cpu, ")
     assert lines[4] == "precision   float32"
     assert lines[5] == "parameters  421,642"
