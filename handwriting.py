@@ -1,10 +1,12 @@
-"""Ways of writing a digit that MNIST's American writers seldom used, drawn by code.
+"""Ways of writing a digit that MNIST's American writers seldom used, and what is no digit.
 
     images, labels = draw_handwriting(6000, seed=0)
+    images = draw_non_digits(6000, seed=0, images=digits.images, labels=digits.labels)
 
 Half of the world writes a 1 with an upstroke, a 7 with a bar, a 4 as a bolt of lightning or a 9
 with a curled tail. Each kind here is a few strokes and what varies in them; a hand bends, slants
-and stretches them, and a pen draws them in MNIST's geometry.
+and stretches them, and a pen draws them in MNIST's geometry. A network that knows nothing but
+digits is sure that a letter is one; it is shown letters, scribbles and pieces of digits as well.
 """
 
 from collections.abc import Callable

@@ -41,7 +41,7 @@ from checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from data import Digits, load_mnist  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
 from model import normalize  # noqa: E402
-from train import EVALUATION_BATCH, Settings, least_confidence, train  # noqa: E402
+from train import DIGITS_KEPT, EVALUATION_BATCH, Settings, train  # noqa: E402
 
 BINS = 15
 CANVAS = 200  # pixels, both ways
@@ -117,8 +117,8 @@ def calibrate(path: Path, data_dir: Path, writers: Path | None) -> None:
     second, _ = train(rest, held_out, Settings(**settings))
     logits = compute_logits(second, held_out.images)
     temperature = fit_temperature(logits, held_out.labels)
-    least = least_confidence((logits / temperature).softmax(dim=1))
-    fitted = {"temperature": round(temperature, 4), "least_confidence": least}
+    least = (logits / temperature).softmax(dim=1).amax(dim=1).quantile(1 - DIGITS_KEPT).item()
+    fitted = {"temperature": round(temperature, 4), "least_confidence": round(least, 4)}
     save_checkpoint(path, model, metadata | fitted)
     print(f"\nfitted on {len(held_out):,} held-out digits: {fitted}\n")
     print("| T | ECE | cross-entropy |")
