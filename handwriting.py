@@ -1,19 +1,22 @@
-"""Ways of writing a digit that MNIST's American writers seldom used, drawn by code.
+"""Ways of writing a digit that MNIST's American writers seldom used, and what is no digit.
 
     images, labels = draw_handwriting(6000, seed=0)
+    images = draw_non_digits(6000, seed=0, images=digits.images, labels=digits.labels)
 
 Half of the world writes a 1 with an upstroke, a 7 with a bar, a 4 as a bolt of lightning or a 9
 with a curled tail. Each kind here is a few strokes and what varies in them; a hand bends, slants
-and stretches them, and a pen draws them in MNIST's geometry.
+and stretches them, and a pen draws them in MNIST's geometry. A network that knows nothing but
+digits is sure that a letter is one; it is shown letters, scribbles and pieces of digits as well.
 """
 
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 import torch
 
 from model import IMAGE_SIZE
-from preprocessing import BOX_SIZE
+from preprocessing import BOX_SIZE, draw_as_mnist
 
 # A stroke is float (P, 2): points, x to the right and y down. Most digits are 1 high, from y = 0.
 Strokes = list[np.ndarray]
@@ -23,6 +26,7 @@ SLANT = 0.2  # at most, as a share of the height, either way
 STRETCH = (0.8, 1.5)  # of the width; some scanners fill a square
 BEND = 0.08  # standard deviation of each quadratic term
 PENS = (2.0, 4.2)  # pixels; nearly all of MNIST is within
+SHAKE = 0.03  # standard deviation of a point of a letter
 SOFTNESS = (1.0, 3.0)  # pixels from no ink to full ink: as sharp as MNIST, or from few pixels
 
 
@@ -466,3 +470,244 @@ def distance_to_segments(ends: np.ndarray) -> np.ndarray:
     share = (dot / square).clip(0, 1)  # of the segment, up to its point that is nearest
     squares = (y**2)[:, :, None] + (x**2)[:, None, :] - share * (2 * dot - share * square)
     return np.sqrt(squares.min(axis=0).clip(0))
+
+
+# ---- What is no digit --------------------------------------------------------------------
+
+NO_DIGIT = 10  # its label
+
+# Letters and signs. A stroke is points, each x and y on a grid of ten; after ~ it is smooth. What
+# some read as a digit is not among them: O, I, l, Z, z, S, s, B, b, q, g, or a bar alone.
+GLYPHS = """
+A  09 40 79 | 16 66
+A  09 00 60 69 | 05 65
+a  ~ 02 30 52 59 | ~ 54 14 07 29 57
+a  ~ 63 33 05 39 66 | 62 69
+C  ~ 61 40 04 39 68
+C  ~ 62 41 13 06 29 58
+D  00 09 | ~ 00 40 65 49 09
+d  60 69 | ~ 65 33 06 39 67
+E  60 00 09 69 | 04 54
+e  05 65 | ~ 65 51 21 05 29 68
+F  60 00 09 | 04 54
+f  ~ 61 40 22 29 | 03 53
+f  ~ 61 40 33 37 19 | 13 53
+G  ~ 61 40 04 39 66 | 36 66
+G  ~ 71 40 04 39 67 | 45 65 69
+H  00 09 | 60 69 | 04 64
+h  00 09 | ~ 05 34 56 59
+J  ~ 60 67 39 08
+J  ~ 50 57 29 07 | 20 80
+j  ~ 43 47 39 08 | 40 41
+K  00 09 | 60 05 | 25 69
+k  00 09 | 53 06 | 26 59
+L  00 09 59
+M  09 00 45 80 89
+M  09 10 49 80 99
+m  00 09 | ~ 03 20 42 49 | ~ 42 70 82 89
+N  09 00 69 60
+n  00 09 | ~ 03 40 64 69
+n  ~ 00 02 09 | ~ 03 30 52 58 69
+P  00 09 | ~ 00 40 62 44 05
+p  00 09 | ~ 01 30 53 35 05
+Q  ~ 40 04 49 84 40 | 46 79
+Q  ~ 30 04 39 64 30 | ~ 37 59 79
+R  00 09 | ~ 00 40 62 44 05 | 25 69
+r  00 09 | ~ 04 20 51
+T  00 70 | 40 39
+T  00 60 | 30 39
+t  ~ 30 37 49 68 | 03 63
+t  30 39 | 03 63
+U  ~ 00 06 39 66 60
+U  00 ~ 07 29 49 67 60
+u  ~ 00 06 29 56 | 50 59
+u  ~ 00 07 39 67 | 60 69
+V  00 39 60
+v  ~ 00 28 38 60
+W  00 29 43 69 80
+w  ~ 00 18 30 68 80
+X  00 69 | 60 09
+x  ~ 01 20 57 78 | 70 09
+Y  00 34 60 | 34 39
+y  00 36 | 60 09
+y  ~ 00 04 35 64 | ~ 60 67 39 08
+alpha  ~ 70 47 19 05 23 45 79
+alpha  ~ 90 57 29 06 24 57 99
+beta  ~ 09 02 30 52 24 57 27 06
+gamma  ~ 00 20 36 39 26 36 60
+bow  ~ 00 33 36 09
+pi  00 80 | 20 29 | 60 69
+plus  30 36 | 03 63
+equals  00 60 | 03 63
+query  ~ 02 30 52 35 36 | 38 39
+hash  20 09 | 70 59 | 03 93 | 06 86
+percent  60 09 | ~ 10 01 12 21 10 | ~ 57 48 59 68 57
+asterisk  30 39 | 03 66 | 06 63
+arrow  04 84 | 52 84 56
+arrow  39 30 | 03 30 63
+check  05 29 70
+check  ~ 05 28 37 80
+diamond  39 04 30 64 39
+star  19 40 79 03 83 19
+heart  ~ 39 03 11 32 51 63 39
+triangle  09 40 89 09
+corner  60 04 68
+corner  00 64 08
+box  00 70 79 09 00
+box  00 60 69 09 00 | 05 65
+cross  00 70 79 09 00 79 | 70 09
+face  ~ 40 04 49 84 40 | 23 24 | 63 64 | ~ 26 47 66
+fish  ~ 80 38 06 13 31 58 89
+house  04 40 84 79 19 04
+ladder  00 09 | 40 49 | 02 42 | 05 45 | 08 48
+man  ~ 30 22 34 42 30 | 34 37 09 | 37 69 | 05 65
+"""
+
+
+def read_glyph(row: str) -> list[tuple[Callable, np.ndarray]]:
+    """Return the strokes of a row of `GLYPHS`: `line` or `curve`, and its points, 1 high."""
+    strokes = row.split(maxsplit=1)[1].split("|")
+    points = [[[int(x) / 9, int(y) / 9] for x, y in s.replace("~", "").split()] for s in strokes]
+    return [
+        (curve if "~" in s else line, np.array(p)) for s, p in zip(strokes, points, strict=True)
+    ]
+
+
+ALPHABET = [read_glyph(row) for row in GLYPHS.strip().splitlines()]
+
+
+def glyph(rng: np.random.Generator) -> Strokes:
+    """A letter or a sign, in a shaky hand, with serifs or without."""
+    strokes, serifs, width = [], rng.random() < 0.25, rng.uniform(0.6, 1.1)
+    for shape, points in ALPHABET[rng.integers(len(ALPHABET))]:
+        points = points * np.array([width, 1]) + rng.normal(0, SHAKE, points.shape)
+        strokes.append(shape(*points))
+        for x, y in points[[0, -1]] if serifs else ():
+            strokes.append(line((x - 0.13, y), (x + 0.13, y)))
+    return strokes
+
+
+def word(rng: np.random.Generator) -> Strokes:
+    """Two to four letters or signs in a row."""
+    strokes, right = [], 0.0
+    for _ in range(rng.integers(2, 5)):
+        letter = glyph(rng)
+        strokes += [stroke + np.array([right, 0]) for stroke in letter]
+        right = max(stroke[:, 0].max() for stroke in strokes) + rng.uniform(0, 0.3)
+    return strokes
+
+
+def scribble(rng: np.random.Generator) -> Strokes:
+    """One long stroke that goes anywhere, with corners or without."""
+    points = rng.uniform(0, 1, (rng.integers(5, 15), 2))
+    return [line(*points) if rng.random() < 0.5 else curve(*points)]
+
+
+def doodle(rng: np.random.Generator) -> Strokes:
+    """Lines, curves and ovals, here and there."""
+    strokes = []
+    for _ in range(rng.integers(4, 9)):
+        points = rng.uniform(0, 1, 2) + rng.normal(0, 0.3, (rng.integers(2, 5), 2))
+        ring = oval(
+            *points[0], *rng.uniform(0.1, 0.7, 2), rng.uniform(0, 360), rng.uniform(90, 360)
+        )
+        strokes.append((line(*points), curve(*points), ring)[rng.integers(3)])
+    return strokes
+
+
+def texture(rng: np.random.Generator) -> np.ndarray:
+    """Blots, stripes or a grid, cut out by a square or a circle: ink, (40, 40) in 0..1."""
+    places = np.linspace(-1, 1, 40)
+    x, y = places[None], places[:, None]
+    angle, waves = rng.uniform(0, np.pi), rng.uniform(4, 20)
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    stripes = np.sin(waves * along + rng.uniform(0, 6))
+    grid = np.maximum(stripes, np.sin(waves * across))
+    blots = scipy.ndimage.gaussian_filter(rng.normal(size=(40, 40)), rng.uniform(1, 7))
+    values = (blots, blots, stripes, grid)[rng.integers(4)]
+    values = (values - np.quantile(values, rng.uniform(0.4, 0.9))) / values.std()
+    circle = np.hypot(x, y * rng.uniform(1, 1.6)) < 1
+    return (0.5 + 3 * values).clip(0, 1) * (circle | (rng.random() < 0.4))
+
+
+def spots(rng: np.random.Generator) -> np.ndarray:
+    """One round or long spot or up to six, sharp or blurred: ink, (40, 40) in 0..1."""
+    y, x = np.mgrid[:40, :40]
+    ink = np.zeros((40, 40))
+    for _ in range(max(1, rng.integers(-1, 7))):
+        (left, top), (wide, high) = rng.uniform(8, 32, 2), rng.uniform(4, 8, 2)
+        ink = np.maximum(ink, np.exp(-((((x - left) / wide) ** 2 + ((y - top) / high) ** 2) / 2)))
+    sharpness = rng.uniform(1, 5)
+    return (0.5 + sharpness * (ink - 0.4)).clip(0, 1)
+
+
+def pair(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
+    """Two digits that touch or nearly do, or one and half of its neighbour: ink, (H, W) in 0..1."""
+    left, right = (crop(digits[i]) for i in rng.integers(len(digits), size=2))
+    gap, drop = rng.integers(-2, 3), rng.integers(-4, 5)
+    height = 8 + max(len(left), len(right))
+    ink = np.zeros((height, left.shape[1] + right.shape[1] + gap), np.uint8)
+    for part, x, y in ((left, 0, 0), (right, left.shape[1] + gap, drop)):
+        top = (height - len(part) + y) // 2
+        place = ink[top : top + len(part), x : x + part.shape[1]]
+        np.maximum(place, part, out=place)
+    side, share = rng.integers(5), rng.uniform(0.35, 0.6)
+    if side == 0:
+        ink = ink[:, round(share * left.shape[1]) :]
+    elif side == 1:
+        ink = ink[:, : ink.shape[1] - round(share * right.shape[1])]
+    return ink / 255
+
+
+def half(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
+    """The left half of a digit whose left half is none: ink, (28, W) in 0..1."""
+    digit = crop(digits[rng.integers(len(digits))])
+    height, width = digit.shape
+    places = np.arange(width) + rng.uniform(-0.15, 0.15) * (np.arange(height)[:, None] - height / 2)
+    return digit * (places < rng.uniform(0.4, 0.55) * width) / 255
+
+
+def crop(ink: np.ndarray) -> np.ndarray:
+    """Cut away what has no ink."""
+    rows, columns = (np.flatnonzero(ink.max(axis=axis) > 0.25 * ink.max()) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def redraw(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw ink, (H, W) in 0..1, in MNIST's geometry, as a picture or a small one would be."""
+    drawn = draw_as_mnist(crop(ink).astype(np.float32), small=rng.random() < 0.5)
+    return (255 * drawn).round().astype(np.uint8)
+
+
+# Letters are the most frequent, as they are elsewhere.
+NON_DIGITS = (
+    *("letters", "pairs", "letters", "textures", "letters", "scribbles", "spots"),
+    *("letters", "pairs", "words", "doodles", "letters", "spots", "halves"),
+)
+LEFT_HALVES = (0, 3, 8)  # of these are no digits
+
+
+def draw_non_digits(n: int, seed: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Draw n times what is no digit: letters, signs, scribbles, textures, pairs and pieces.
+
+    Takes digits to make the pairs and pieces from, uint8 (N, 28, 28), and their labels, (N,);
+    returns images like MNIST's, uint8 (n, 28, 28). The same seed and digits give the same bytes.
+    """
+    digits = images.numpy()
+    halved = np.isin(labels.numpy(), LEFT_HALVES)
+    halved = digits[halved] if halved.any() else digits
+    rng = np.random.Generator(np.random.PCG64([seed, NO_DIGIT]))
+    make = {
+        "letters": lambda: draw(vary(glyph(rng), rng), rng),
+        "words": lambda: draw(vary(word(rng), rng), rng),
+        "scribbles": lambda: draw(vary(scribble(rng), rng), rng),
+        "doodles": lambda: draw(vary(doodle(rng), rng), rng),
+        "textures": lambda: redraw(texture(rng), rng),
+        "spots": lambda: redraw(spots(rng), rng),
+        "pairs": lambda: redraw(pair(rng, digits), rng),
+        "halves": lambda: redraw(half(rng, halved), rng),
+    }
+    drawn = np.zeros((n, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    for i in range(n):
+        drawn[i] = make[NON_DIGITS[i % len(NON_DIGITS)]]()
+    return torch.from_numpy(drawn)

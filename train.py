@@ -26,6 +26,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from checkpoint import (
+    CheckpointError,
     claim_folder,
     load_checkpoint,
     load_with_checksum,
@@ -33,11 +34,11 @@ from checkpoint import (
     save_with_checksum,
     write_atomically,
 )
-from data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
+from data import LAST_STRENGTH, PROJECT_DIR, Digits, augment, fading, load_data, shuffled_batches
 from distributed import from_first, joined, launcher, rank, sum_up, world_size
-from handwriting import draw_handwriting
+from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from layers import computes_in_bfloat16, keep_freed_memory
-from model import MNISTClassifier, normalize
+from model import NUM_CLASSES, MNISTClassifier, normalize
 from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
 
 # ---- Settings ----------------------------------------------------------------------------
@@ -58,12 +59,14 @@ class Settings:
     momentum: float = option(0.9, "Nesterov's, unless it is 0")
     weight_decay: float = option(1e-4, "of weights; biases have none")
     handwriting: float = option(0.1, "share of drawings of ways of writing that MNIST lacks")
+    non_digits: float = option(0.1, "share of drawings of no digit, to be unsure of")
     seed: int = option(0, "same seed, machine and number of threads: same weights, bit for bit")
     device: str = option("auto", "auto, cpu, cuda, mps or xpu; auto prefers an accelerator")
     precision: str = option("auto", "float32 or bfloat16; auto: bfloat16 where it is native")
     augment: bool = option(True, "distort the digits at random, less and less over the run")
 
     def __post_init__(self) -> None:
+        precisions = ("auto", "float32", "bfloat16")
         for name, holds, rule in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
@@ -71,20 +74,16 @@ class Settings:
             ("momentum", 0 <= self.momentum < 1, "in 0..1, below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             ("handwriting", 0 <= self.handwriting <= 1, "in 0..1"),
+            ("non_digits", 0 <= self.non_digits <= 1, "in 0..1"),
             ("seed", 0 <= self.seed < 2**63, "in 0..2**63-1"),
-            (
-                "precision",
-                self.precision in ("auto", "float32", "bfloat16"),
-                "auto, float32 or bfloat16",
-            ),
+            ("precision", self.precision in precisions, "auto, float32 or bfloat16"),
         ):
             if not holds:
                 value = getattr(self, name)
                 raise ValueError(f"{name.replace('_', ' ')} must be {rule}, not {value!r}")
         self.device = choose_device(self.device)
         if self.precision == "auto":  # where bfloat16 is only emulated, it is slower
-            native = computes_in_bfloat16(self.device)
-            self.precision = "bfloat16" if native else "float32"
+            self.precision = precisions[1 + computes_in_bfloat16(self.device)]
 
 
 def choose_device(name: str) -> str:
@@ -103,6 +102,8 @@ def choose_device(name: str) -> str:
 
 WARMUP = 0.15  # share of all steps
 AVERAGE_DECAY = 0.999  # of the moving average of the weights, a step
+TARGETS = torch.cat([torch.eye(NUM_CLASSES), torch.full((1, NUM_CLASSES), 1 / NUM_CLASSES)])
+PARTS = ("model", "average", "optimizer")  # of a run that have a state of their own
 LARGEST_SLICE = 1024  # images that go through the network at once while it trains
 
 
@@ -132,7 +133,8 @@ class Trainer:
 
     def __init__(self, digits: Digits, settings: Settings | None = None) -> None:
         self.settings = settings = settings or Settings()
-        self.digits = add_handwriting(digits, settings).to(settings.device)
+        self.digits = add_drawings(digits, settings).to(settings.device)
+        self.targets = TARGETS.to(settings.device)
         if settings.device == "cpu":
             keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # the same seed, the same weights: on a GPU too
@@ -169,6 +171,8 @@ class Trainer:
             row |= {"misses": result.misses, "seconds": time.perf_counter() - started}
             rows.append(row)
             yield row
+        known = self.digits[: self.history["train_digits"]]
+        self.history["least_confidence"] = least_confidence(self.average, known)
 
     def train_epoch(self) -> dict[str, float]:
         """Show the network every digit once, in random order.
@@ -221,7 +225,7 @@ class Trainer:
         for x, y in zip(images.split(LARGEST_SLICE), labels.split(LARGEST_SLICE), strict=True):
             with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
                 logits = self.model(x)  # (n, 10)
-            loss = F.cross_entropy(logits.float(), y, reduction="sum")
+            loss = F.kl_div(logits.float().log_softmax(dim=1), self.targets[y], reduction="sum")
             (loss / batch_size).backward()
             total_loss += loss.detach()
         sum_up([parameter.grad for parameter in self.model.parameters()])
@@ -230,8 +234,7 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """Return a copy of all that the run needs to go on: tensors and plain values."""
-        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {name: getattr(self, name).state_dict() for name in PARTS}
         return copy.deepcopy(state | {"history": self.history})
 
     def load_state_dict(self, state: dict) -> None:
@@ -244,27 +247,26 @@ class Trainer:
             raise ValueError(f"of a run with other settings: {others}")
         if others := differences(there, here, "threads", "torch"):
             print(f"WARNING: the last bits of the weights may differ: {others}", file=sys.stderr)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
         self.history["epochs"] = list(there["epochs"])
 
 
-def add_handwriting(digits: Digits, settings: Settings) -> Digits:
-    """Return the digits, and after them drawings of ways of writing that MNIST lacks."""
-    images, labels = draw_handwriting(round(settings.handwriting * len(digits)), settings.seed)
-    images, labels = torch.cat([digits.images, images]), torch.cat([digits.labels, labels])
+def add_drawings(digits: Digits, settings: Settings) -> Digits:
+    """Return the digits, then drawings of ways of writing that MNIST lacks, then of no digit."""
+    n, n_none = (round(s * len(digits)) for s in (settings.handwriting, settings.non_digits))
+    drawn, labels = draw_handwriting(n, settings.seed)
+    none = draw_non_digits(n_none, settings.seed, digits.images, digits.labels)
+    images = torch.cat([digits.images, drawn, none])
+    labels = torch.cat([digits.labels, labels, torch.full([n_none], NO_DIGIT)])
     return Digits(images, labels, digits.name)
 
 
 def differences(there: dict, here: dict, *names: str) -> str:
     """Name what differs between the history of a state and that of this run."""
     there, here = ({**row, **row["versions"], **row["settings"]} for row in (there, here))
-    return ", ".join(
-        f"{name} {there.get(name)} in the state, {here[name]} here"
-        for name in names
-        if there.get(name) != here[name]
-    )
+    others = [name for name in names if there.get(name) != here[name]]
+    return ", ".join(f"{name} {there.get(name)} in the state, {here[name]} here" for name in others)
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
@@ -299,6 +301,7 @@ def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
 
 # ---- Evaluation --------------------------------------------------------------------------
 
+DIGITS_KEPT = 0.995  # of those whose confidence decides what is refused
 EVALUATION_BATCH = 250  # images; small enough for the processor's cache
 
 
@@ -314,38 +317,47 @@ class Evaluation(NamedTuple):
 @torch.inference_mode()
 def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
     """Read the digits in float32, with dropout off; random numbers are left alone."""
-    device = next(model.parameters()).device
-    was_training = model.training
+    device, was_training = next(model.parameters()).device, model.training
     model.eval()
     slices = digits.images.split(EVALUATION_BATCH)
-    logits = torch.cat([model(normalize(images.to(device))) for images in slices])  # (N, 10)
+    logits = torch.cat([model(normalize(images.to(device))).cpu() for images in slices])  # (N, 10)
     model.train(was_training)
-    labels = digits.labels.to(device)
+    labels, probabilities = digits.labels.cpu(), logits.softmax(dim=1)
     misses = int((logits.argmax(dim=1) != labels).sum())
-    return Evaluation(
-        loss=F.cross_entropy(logits, labels).item(),
-        accuracy=1 - misses / len(digits),
-        misses=misses,
-        probabilities=logits.softmax(dim=1).cpu(),
-    )
+    loss = F.cross_entropy(logits, labels).item()
+    return Evaluation(loss, 1 - misses / len(digits), misses, probabilities)
 
 
-# ---- Words -------------------------------------------------------------------------------
+def least_confidence(model: nn.Module, digits: Digits) -> float:
+    """Return the confidence that 99.5% of the digits reach that a network was trained on.
+
+    They are distorted as they were last seen. As they are, it would be surer of them than of the
+    digits of other writers.
+    """
+    generator = torch.Generator(digits.images.device).manual_seed(0)
+    slices = digits.images.split(LARGEST_SLICE)
+    shown = torch.cat([augment(images, generator, LAST_STRENGTH) for images in slices])
+    read = evaluate(model, dataclasses.replace(digits, images=shown))
+    return round(read.probabilities.amax(dim=1).quantile(1 - DIGITS_KEPT).item(), 4)
+
+
+# ---- Words and files ---------------------------------------------------------------------
 
 
 def print_settings(run: Trainer, test_digits: Digits) -> None:
     """Say in plain words what is about to happen, and begin its table."""
     settings, processes = dict(run.history["settings"]), run.history["processes"]
-    train_digits = run.history["train_digits"]
     device, precision = settings.pop("device"), settings.pop("precision")
     device += f", {run.history['threads']} threads" if device == "cpu" else ""
     device += f", {processes} processes" if processes > 1 else ""
     precision += " (mixed: weights stay float32)" if precision == "bfloat16" else ""
     words = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
+    n, none = run.history["train_digits"], int((run.digits.labels == NO_DIGIT).sum())
     print(
         f"data        {run.digits.name}\n"
-        f"digits      {train_digits:,} to train on, {len(test_digits):,} to test on\n"
-        f"drawings    {len(run.digits) - train_digits:,} of ways of writing that MNIST lacks\n"
+        f"digits      {n:,} to train on, {len(test_digits):,} to test on\n"
+        f"drawings    {len(run.digits) - n - none:,} of ways of writing that MNIST lacks, "
+        f"{none:,} of no digit\n"
         f"device      {device}\n"
         f"precision   {precision}\n"
         f"parameters  {sum(parameter.numel() for parameter in run.model.parameters()):,}\n"
@@ -363,9 +375,6 @@ def print_epoch(row: dict, epochs: int) -> None:
         f"{row['images_per_second']:8,.0f}  {row['seconds']:7.1f}",
         flush=True,
     )
-
-
-# ---- Results -----------------------------------------------------------------------------
 
 
 def save_results(output_dir: Path, run: Trainer, test_digits: Digits, command: str) -> None:
@@ -449,26 +458,19 @@ def read_data(arguments: argparse.Namespace) -> list[dict]:
     """
     digits = load_data(arguments.data_dir, arguments.sample)
     checkpoint = arguments.output_dir / "mnist_cnn.pt"
-    if not arguments.sample and digits[0].name != "MNIST" and is_of_mnist(checkpoint):
-        remedy = "choose another --output-dir to train on the sample"
-        raise ValueError(f"{checkpoint}: was trained on MNIST, and is kept; {remedy}")
+    if not arguments.sample and digits[0].name != "MNIST":
+        with contextlib.suppress(OSError, CheckpointError):  # none there, or no good
+            if load_checkpoint(checkpoint)[1].get("data") == "MNIST":
+                remedy = "choose another --output-dir to train on the sample"
+                raise ValueError(f"{checkpoint}: was trained on MNIST, and is kept; {remedy}")
     return [vars(part) for part in digits]
-
-
-def is_of_mnist(checkpoint: Path) -> bool:
-    """Whether there is a model, and it was trained on MNIST."""
-    with contextlib.suppress(OSError, ValueError):
-        return load_checkpoint(checkpoint)[1].get("data") == "MNIST"
-    return False
 
 
 def resume(run: Trainer, path: Path) -> None:
     """Let a run go on where its state says, if there is one."""
     try:
-        state = from_first(
-            lambda: load_with_checksum(path, STATE_FORMAT) if path.exists() else None
-        )
-        if state is None:
+        state = from_first(lambda: path.exists() and load_with_checksum(path, STATE_FORMAT))
+        if not state:
             return print(f"nothing to resume: no {path}; starting afresh")
         run.load_state_dict(state)
     except ValueError as error:

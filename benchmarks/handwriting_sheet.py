@@ -1,12 +1,13 @@
-"""Draw docs/handwriting.png: a row for each kind of writing in handwriting.py.
+"""Draw docs/handwriting.png and docs/non_digits.png: a row for each kind in handwriting.py.
 
-    python benchmarks/handwriting_sheet.py [--output docs/handwriting.png]
+    python benchmarks/handwriting_sheet.py [--folder docs] [--data-dir data]
 
 With another seed and more columns it shows what a training run sees.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT_DIR))
 
-from handwriting import KINDS, draw_handwriting  # noqa: E402
+from data import load_mnist  # noqa: E402
+from handwriting import KINDS, NON_DIGITS, draw_handwriting, draw_non_digits  # noqa: E402
 from model import IMAGE_SIZE  # noqa: E402
 
 DRAWINGS = 12  # of each kind
@@ -25,30 +27,35 @@ NAME_WIDTH = 120  # pixels
 GAP = 2  # pixels
 
 
-def draw_sheet(images: np.ndarray, columns: int) -> Image.Image:
-    """Lay out drawings, uint8 (kinds * columns, 28, 28) kind after kind, a row each."""
+def draw_sheet(images: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """Lay out drawings, uint8 (N, 28, 28), whose kinds take turns, in a row for each name."""
+    rows = {name: images[first :: len(names)] for first, name in enumerate(names)}
     cell = IMAGE_SIZE * ZOOM + GAP
-    sheet = Image.new("L", (NAME_WIDTH + columns * cell, len(KINDS) * cell), "white")
+    columns = len(images) // len(names)
+    sheet = Image.new("L", (NAME_WIDTH + columns * cell, len(rows) * cell), "white")
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
     draw = ImageDraw.Draw(sheet)
-    for row, name in enumerate(KINDS):
+    for row, (name, drawings) in enumerate(rows.items()):
         draw.text((6, (row + 0.5) * cell), name, fill=0, font=font, anchor="lm")
-        for column in range(columns):
-            image = Image.fromarray(images[row * columns + column]).resize([IMAGE_SIZE * ZOOM] * 2)
+        for column, drawing in enumerate(drawings):
+            image = Image.fromarray(drawing).resize([IMAGE_SIZE * ZOOM] * 2)
             sheet.paste(image, (NAME_WIDTH + column * cell, row * cell))
     return sheet
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=PROJECT_DIR / "docs" / "handwriting.png")
+    parser.add_argument("--folder", type=Path, default=PROJECT_DIR / "docs")
+    parser.add_argument("--data-dir", type=Path, default=PROJECT_DIR / "data")
     parser.add_argument("--columns", type=int, default=DRAWINGS)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    n = len(KINDS) * arguments.columns
-    images = draw_handwriting(n, arguments.seed)[0].numpy()
-    by_kind = images.reshape(arguments.columns, len(KINDS), IMAGE_SIZE, IMAGE_SIZE).swapaxes(0, 1)
-    draw_sheet(by_kind.reshape(n, IMAGE_SIZE, IMAGE_SIZE), arguments.columns).save(arguments.output)
+    seed, digits = arguments.seed, load_mnist(arguments.data_dir, train=True)
+    images, _ = draw_handwriting(arguments.columns * len(KINDS), seed)
+    draw_sheet(images.numpy(), list(KINDS)).save(arguments.folder / "handwriting.png")
+    n = arguments.columns * len(NON_DIGITS)
+    images = draw_non_digits(n, seed, digits.images, digits.labels)
+    draw_sheet(images.numpy(), NON_DIGITS).save(arguments.folder / "non_digits.png")
     return 0
 
 

@@ -182,7 +182,7 @@ def test_a_batch_of_all_digits_fits_in_memory(mnist_dir, tmp_path):
 def test_large_batches_go_in_slices_to_the_same_gradient(monkeypatch):
     digits = load_sample(train=True)
     settings = train.Settings(
-        epochs=1, batch_size=4000, augment=False, precision="float32", handwriting=0
+        epochs=1, batch_size=4000, augment=False, precision="float32", handwriting=0, non_digits=0
     )
     monkeypatch.setattr("layers.Dropout.forward", lambda self, x: x)  # draws by slice
     whole, _ = train.train(digits, load_sample(train=False), settings)

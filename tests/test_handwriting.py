@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import Digits
-from handwriting import KINDS, PENS, draw_handwriting
+from data import Digits, load_sample
+from handwriting import ALPHABET, KINDS, NON_DIGITS, PENS, draw_handwriting, draw_non_digits
 from inference import MNISTPredictor
 from preprocessing import BOX_SIZE, FINE, is_mnist_like, resize, stroke_widths
 from train import evaluate
@@ -80,3 +80,29 @@ def unseen():
 @pytest.mark.parametrize("name", KINDS)
 def test_the_network_reads_what_it_says_it_is(unseen, name):
     assert evaluate(MNISTPredictor().model, of_kind(unseen, name)).accuracy >= 0.9
+
+
+# ---- What is no digit ---------------------------------------------------------------------
+
+
+def test_what_is_no_digit_is_drawn_as_mnist_is_and_the_same_for_the_same_seed():
+    digits = load_sample(True)
+    n = 20 * len(NON_DIGITS)
+    images = draw_non_digits(n, 0, digits.images, digits.labels)
+    assert images.dtype == torch.uint8 and images.shape == (n, 28, 28)
+    assert torch.equal(draw_non_digits(50, 0, digits.images, digits.labels), images[:50])
+    assert len(images.unique(dim=0)) == n
+    assert draw_non_digits(0, 0, digits.images, digits.labels).shape == (0, 28, 28)
+    other = draw_non_digits(n, 1, digits.images, digits.labels)
+    assert not (other == images).flatten(1).all(dim=1).any()
+    inked = images > 64
+    longest = torch.maximum(inked.any(dim=1).sum(dim=1), inked.any(dim=2).sum(dim=1))
+    assert (images.amax(dim=(1, 2)) > 150).all() and (longest <= 21).all()
+    assert (longest >= 17).float().mean() > 0.8  # what is in pieces may have gaps
+
+
+def test_every_letter_and_sign_has_strokes_on_the_grid():
+    assert len(ALPHABET) > 60
+    for strokes in ALPHABET:
+        points = np.concatenate([points for _, points in strokes])
+        assert points.min() == 0 and 0.6 < np.ptp(points, axis=0).max() <= 1

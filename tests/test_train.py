@@ -11,16 +11,17 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from PIL import Image
 
 import data
 import train
 from checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
-from data import LAST_STRENGTH, PROJECT_DIR, load_mnist, load_sample
-from handwriting import draw_handwriting
+from data import LAST_STRENGTH, PROJECT_DIR, Digits, load_mnist, load_sample
+from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from inference import MNISTPredictor
-from model import MNISTClassifier
+from model import MNISTClassifier, normalize
 from train import Settings, Trainer, evaluate
 
 OUTPUTS = ["confusion_matrix.png", "history.json", "history.png", "mistakes.png", "mnist_cnn.pt"]
@@ -80,15 +81,46 @@ def test_every_variant_of_training_learns(settings):
 def test_drawings_join_the_training_digits_as_a_share_of_them():
     digits = load_sample(True)[:200]
     none, some, same, other = (
-        Trainer(digits, Settings(handwriting=share, seed=seed)).digits
-        for share, seed in ((0, 0), (0.25, 0), (0.25, 0), (0.25, 1))
+        Trainer(digits, Settings(handwriting=share, non_digits=share / 2, seed=seed)).digits
+        for share, seed in ((0, 0), (0.2, 0), (0.2, 0), (0.2, 1))
     )
     assert torch.equal(none.images, digits.images)
-    assert len(some) == 250
+    assert len(some) == 260
     assert torch.equal(some.images[:200], digits.images)
     assert torch.equal(some.images, same.images)
-    assert not torch.equal(some.images, other.images)
-    assert torch.equal(some.labels[200:], draw_handwriting(50, seed=0)[1])
+    for part in (slice(200, 240), slice(240, 260)):
+        assert not torch.equal(some.images[part], other.images[part])
+    assert torch.equal(some.labels[200:240], draw_handwriting(40, seed=0)[1])
+    assert (some.labels[240:] == NO_DIGIT).all()
+
+
+def test_the_loss_of_a_digit_is_cross_entropy_and_what_is_none_is_to_be_uniform():
+    digits = load_sample(True)[:64]
+    run = Trainer(digits, Settings(learning_rate=1e-9, precision="float32"))
+    run.model.eval()  # no dropout
+    images, labels = normalize(digits.images), digits.labels
+    logits = run.model(images).detach()
+    loss = run.train_step(images, labels, 64).item()
+    assert loss == pytest.approx(F.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-4)
+    none = run.train_step(images, torch.full_like(labels, NO_DIGIT), 64).item()
+    uniform = (-logits.log_softmax(1).mean(1) - math.log(10)).sum().item()
+    assert none == pytest.approx(uniform, rel=1e-3)
+
+
+def test_a_network_is_unsure_of_what_is_no_digit(trained):
+    model, history = trained
+    test = load_sample(False)
+    none = draw_non_digits(500, 1, test.images, test.labels)
+    known, unknown = (
+        evaluate(model, Digits(images, torch.zeros(len(images), dtype=torch.long)))
+        .probabilities.amax(dim=1)
+        .numpy()
+        for images in (test.images, none)
+    )
+    assert (known[:, None] > unknown).mean() > 0.95  # the area under the ROC curve
+    assert unknown.mean() < 0.5
+    assert (known >= history["least_confidence"]).mean() > 0.98
+    assert (unknown < history["least_confidence"]).mean() > 0.3
 
 
 def test_weight_decay_spares_the_biases():
@@ -110,7 +142,7 @@ def test_the_schedule_warms_up_and_ends_near_zero():
 
 def test_a_run_of_a_single_step_learns():
     digits = load_sample(True)[:500]
-    run = Trainer(digits, Settings(epochs=1, batch_size=500, handwriting=0))
+    run = Trainer(digits, Settings(epochs=1, batch_size=500, handwriting=0, non_digits=0))
     before = weights_of(run.model)
     [row] = run.epochs(digits)
     assert row["learning_rate"] > 0.01
@@ -176,6 +208,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
         ("momentum", 1.0),
         ("weight_decay", -0.1),
         ("handwriting", 1.5),
+        ("non_digits", -0.1),
         ("seed", -1),
         ("device", "tpu"),
         ("precision", "int8"),
@@ -195,7 +228,7 @@ def test_the_distortion_fades_from_the_first_step_to_the_last(monkeypatch):
         return augment(images, generator, strength)
 
     monkeypatch.setattr(data, "augment", recording)
-    train.train(shown, shown, Settings(epochs=2, batch_size=250, handwriting=0))
+    train.train(shown, shown, Settings(epochs=2, batch_size=250, handwriting=0, non_digits=0))
     assert len(strengths) == 8
     assert strengths == sorted(strengths, reverse=True)
     assert strengths[0] == pytest.approx(1 - (1 - LAST_STRENGTH) / 16)
@@ -212,7 +245,7 @@ def finished(tmp_path_factory):
     done = run(
         *("--sample", "--epochs", 2, "--batch-size", 64, "--learning-rate", 0.02),
         *("--momentum", 0.8, "--weight-decay", 0.001, "--seed", 7, "--no-augment"),
-        *("--handwriting", 0.05),
+        *("--handwriting", 0.05, "--non-digits", 0.1),
         *("--device", "cpu", "--precision", "float32", "--output-dir", "results"),
         cwd=folder,
     )
@@ -235,13 +268,13 @@ def test_a_run_says_in_plain_words_what_it_does(finished):
     lines = finished[1].stdout.splitlines()
     assert lines[0] == "data        bundled sample of MNIST"
     assert lines[1] == "digits      4,000 to train on, 1,000 to test on"
-    assert lines[2] == "drawings    200 of ways of writing that MNIST lacks"
+    assert lines[2] == "drawings    200 of ways of writing that MNIST lacks, 400 of no digit"
     assert lines[3].startswith("device      cpu, ")
     assert lines[4] == "precision   float32"
     assert lines[5] == "parameters  421,642"
     assert lines[6] == (
         "settings    epochs 2, batch size 64, learning rate 0.02, momentum 0.8, "
-        "weight decay 0.001, handwriting 0.05, seed 7, augment False"
+        "weight decay 0.001, handwriting 0.05, non digits 0.1, seed 7, augment False"
     )
     header, first, second = lines[8:11]
     assert " ".join(header.split()) == (
@@ -275,7 +308,8 @@ def test_the_history_holds_every_number_and_the_checkpoint_says_what_it_is(finis
     history = json.loads((output_dir / "history.json").read_text())
     assert history["data"] == "bundled sample of MNIST"
     expected = {"epochs": 2, "batch_size": 64, "learning_rate": 0.02, "momentum": 0.8}
-    expected |= {"weight_decay": 0.001, "handwriting": 0.05, "seed": 7, "augment": False}
+    expected |= {"weight_decay": 0.001, "handwriting": 0.05, "non_digits": 0.1}
+    expected |= {"seed": 7, "augment": False}
     assert history["settings"] == expected | {"device": "cpu", "precision": "float32"}
     assert torch.__version__.startswith(history["versions"]["torch"])
     assert [row["epoch"] for row in history["epochs"]] == [1, 2]
@@ -285,6 +319,7 @@ def test_the_history_holds_every_number_and_the_checkpoint_says_what_it_is(finis
     model, metadata = load_checkpoint(output_dir / "mnist_cnn.pt")
     assert metadata["data"] == history["data"]
     assert metadata["settings"] == history["settings"]
+    assert 0.1 < metadata["least_confidence"] == history["least_confidence"] < 1
     assert metadata["epochs_finished"] == 2
     assert metadata["command"] == history["command"]
     assert metadata["command"].startswith("python train.py --epochs 2 --batch-size 64 ")
