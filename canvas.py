@@ -1,4 +1,8 @@
-"""A canvas for notebooks: draw a digit, and see at once what the network makes of it.
+"""A canvas to draw digits on, one or a whole number, and see at once what the network reads.
+
+    python canvas.py
+
+opens it as a page in the browser. In a notebook:
 
     from canvas import DigitCanvas
     from inference import MNISTPredictor
@@ -6,56 +10,73 @@
     DigitCanvas(MNISTPredictor())
 
 The browser draws, and sends the drawing to Python when the pen is lifted; Python reads it and
-sends back the answer. It is an anywidget (https://anywidget.dev), which JupyterLab, Notebook 7,
-VS Code and Colab all run with nothing but `pip install anywidget`.
+sends back the answer. The page comes from Python's own web server. In a notebook the canvas is an
+anywidget (https://anywidget.dev), which JupyterLab, Notebook 7, VS Code and Colab all run with
+nothing but `pip install anywidget`.
 """
 
+import argparse
 import base64
+import contextlib
+import hashlib
 import io
+import json
+import sys
+import threading
+import webbrowser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import anywidget
 import torch
-import traitlets
 
 from inference import MNISTPredictor
-from preprocessing import to_image
+from preprocessing import to_grayscale, to_image
+
+try:
+    import anywidget
+    import traitlets
+except ImportError:  # the page needs neither
+    anywidget = None
+
+MAX_BYTES = 2_000_000  # of a drawing, as a PNG
 
 # ---- In the browser ----------------------------------------------------------------------
 
 STYLE = """
 .digit-canvas {
-  display: flex; flex-wrap: wrap; gap: 16px 24px; padding: 8px; max-width: 640px;
-  font: 14px/1.3 system-ui, sans-serif;
+  padding: 8px; max-width: 720px; font: 14px/1.3 system-ui, sans-serif;
   color: var(--jp-content-font-color1, var(--vscode-foreground, inherit));
 }
-.digit-canvas .pad { flex: 0 1 300px; }
+.digit-canvas .pad { position: relative; }
 .digit-canvas canvas {
-  display: block; width: 100%; aspect-ratio: 1; border-radius: 8px; cursor: crosshair;
+  display: block; width: 100%; border-radius: 8px; cursor: crosshair;
   background: white; box-shadow: 0 0 0 1px gray;
   touch-action: none; /* a finger draws, it does not scroll */
 }
+.digit-canvas .boxes { position: absolute; inset: 0; pointer-events: none; color: white; }
+.digit-canvas .boxes span { position: absolute; outline: 2px solid #1a73e8; }
+.digit-canvas .boxes b { position: absolute; bottom: 100%; padding: 0 6px; background: #1a73e8; }
 .digit-canvas button {
   min-height: 44px; padding: 0 20px; margin: 12px 8px 0 0; border-radius: 8px;
   font: inherit; color: inherit; background: rgb(128 128 128 / 0.15); border: 1px solid gray;
 }
 .digit-canvas :focus-visible { outline: 3px solid #1a73e8; outline-offset: 2px; }
-.digit-canvas .answer { flex: 1 1 220px; min-width: 0; }
+.digit-canvas .answer { display: flex; flex-wrap: wrap; gap: 8px 24px; margin-top: 12px; }
+.digit-canvas .answer > div { flex: 1 1 260px; min-width: 0; overflow-wrap: anywhere; }
 .digit-canvas .said { min-height: 50px; }
 .digit-canvas .said b { font-size: 40px; line-height: 50px; margin-right: 6px; }
 .digit-canvas .row { display: flex; align-items: center; gap: 8px; height: 20px; }
 .digit-canvas .row.best { font-weight: bold; }
-.digit-canvas .track { flex: 1; height: 12px; border-radius: 3px; }
-.digit-canvas .track { background: rgb(128 128 128 / 0.2); }
-.digit-canvas .bar { height: 100%; width: 0; border-radius: 3px; background: #1a73e8; }
+.digit-canvas .track { flex: 1; border-radius: 3px; background: rgb(128 128 128 / 0.2); }
+.digit-canvas .bar { height: 12px; width: 0; border-radius: 3px; background: #1a73e8; }
 .digit-canvas .percent { width: 56px; text-align: right; font-variant-numeric: tabular-nums; }
-.digit-canvas .seen { display: flex; align-items: center; gap: 12px; margin-top: 12px; }
+.digit-canvas .seen:not([hidden]) { display: flex; align-items: center; gap: 12px; }
 .digit-canvas img { width: 84px; height: 84px; background: black; image-rendering: pixelated; }
 .digit-canvas.waiting .answer { opacity: 0.5; }
 """
 
 SCRIPT = """
-const SIZE = 560;  // pixels of the drawing, twice what most screens show
-const PEN = 42;    // pixels: a stroke as wide as MNIST's, for a digit that fills the canvas
+const [WIDTH, HEIGHT] = [1120, 560];  // pixels of the drawing, more than most screens show
+const PEN = 28;    // pixels: a stroke as wide as MNIST's, for a digit half as high as the canvas
 const STEP = 14;   // pixels that an arrow key moves the pen
 const PATIENCE = 4000;  // milliseconds without an answer
 
@@ -64,19 +85,20 @@ function render({ model, el }) {
   root.className = "digit-canvas";
   root.innerHTML = `
     <div class="pad">
-      <canvas width="${SIZE}" height="${SIZE}" tabindex="0" role="application" aria-label="Canvas.
-        Draw a digit with mouse, finger or pen. With the keyboard, the arrow keys move the pen,
-        and the space bar puts it down and lifts it."></canvas>
-      <button type="button" class="undo">Undo</button>
-      <button type="button" class="clear">Clear</button>
+      <canvas width="${WIDTH}" height="${HEIGHT}" tabindex="0" role="application" aria-label="
+        Canvas. Draw a digit or a number with mouse, finger or pen. With the keyboard, the arrow
+        keys move the pen, and the space bar puts it down and lifts it."></canvas>
+      <div class="boxes" aria-hidden="true"></div>
     </div>
+    <button type="button" class="undo">Undo</button>
+    <button type="button" class="clear">Clear</button>
     <div class="answer">
-      <div class="said" role="status"></div>
-      ${[..."0123456789"].map((digit) => `<div class="row">
-        <span>${digit}</span><div class="track"><div class="bar"></div></div>
-        <span class="percent"></span></div>`).join("")}
-      <div class="seen"><img alt="the 28 by 28 pixels that the network saw" hidden>
-        <span hidden>what the network saw:<br>28×28 pixels</span></div>
+      <div>
+        <div class="said" role="status"></div>
+        <div class="seen"><img alt="the 28 by 28 pixels that the network saw">
+          <span>what the network saw:<br>28×28 pixels</span></div>
+      </div>
+      <div class="rows"></div>
     </div>`;
   el.append(root);
   for (const element of root.querySelectorAll("canvas, button")) {
@@ -97,7 +119,7 @@ function render({ model, el }) {
 
   function paint(withPen = true) {
     context.fillStyle = "white";
-    context.fillRect(0, 0, SIZE, SIZE);
+    context.fillRect(0, 0, WIDTH, HEIGHT);
     context.fillStyle = context.strokeStyle = "black";
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = PEN;
@@ -124,27 +146,34 @@ function render({ model, el }) {
     }
   }
 
-  function show(answer) {
+  const percent = (share) => (share === undefined ? "" : (100 * share).toFixed(1) + "%");
+  function show(answer) {  // none: the canvas is empty
     clearTimeout(timer);
     root.classList.remove("waiting");
-    const known = answer && answer.probabilities;
-    said.innerHTML = known
-      ? `<b>${answer.digit}</b> ${(100 * answer.confidence).toFixed(1)}% sure`
-      : "<b>?</b> draw a digit";
-    root.querySelectorAll(".row").forEach((row, digit) => {
-      const percent = known ? (100 * answer.probabilities[digit]).toFixed(1) + "%" : "";
-      row.classList.toggle("best", Boolean(known) && digit === answer.digit);
-      row.querySelector(".bar").style.width = percent || "0";
-      row.querySelector(".percent").textContent = percent;
-    });
-    if (known) find("img").src = answer.seen;
-    find("img").hidden = find(".seen span").hidden = !known;
+    const digits = answer?.digits ?? [];
+    const one = digits.length === 1 ? digits[0] : null;
+    said.innerHTML = one ? `<b>${one.digit}</b> ${percent(one.confidence)} sure`
+      : digits.length ? `<b>${answer.number}</b>`
+      : `<b>?</b> ${answer?.digits ? "no digit" : "draw a digit"}`;
+    // How likely each of the ten is; or, of several that were found, each of these.
+    const rows = digits.length > 1 ? digits.map(({ digit, confidence }) => [digit, confidence])
+      : [...Array(10).keys()].map((digit) => [digit, one?.probabilities[digit]]);
+    find(".rows").innerHTML = rows.map(([digit, share]) => `
+      <div class="row ${one?.digit === digit ? "best" : ""}"><span>${digit}</span>
+        <div class="track"><div class="bar" style="width: ${percent(share)}"></div></div>
+        <span class="percent">${percent(share)}</span></div>`).join("");
+    find(".boxes").innerHTML = digits.map(({ digit, box: [left, top, right, bottom] }) => `
+      <span style="left: ${percent(left / WIDTH)}; top: ${percent(top / HEIGHT)};
+        width: ${percent((right - left) / WIDTH)}; height: ${percent((bottom - top) / HEIGHT)}">
+        <b>${digit}</b></span>`).join("");
+    if (one) find("img").src = answer.seen;
+    find(".seen").hidden = !one;
   }
 
   function ask() {
     asked = null;
     if (strokes.length === 0) {
-      show(null);
+      show();
       paint();
       return;
     }
@@ -157,7 +186,7 @@ function render({ model, el }) {
     clearTimeout(timer);
     timer = setTimeout(() => {
       said.textContent =
-        "No answer yet. Python is busy, or was restarted: then run this cell again.";
+        "No answer yet. Python is busy, or has ended: then run this cell, or canvas.py, again.";
     }, PATIENCE);
   }
 
@@ -168,7 +197,8 @@ function render({ model, el }) {
 
   function place(event) {
     const box = canvas.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top].map((x) => (x * SIZE) / box.width);
+    const scale = WIDTH / box.width;
+    return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
   }
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -194,25 +224,19 @@ function render({ model, el }) {
     });
   }
 
-  function undo() {
+  function takeBack(from) {  // -1: the last stroke, 0: all
     if (pointer !== null) return;
     keyboardDown = false;
-    strokes.pop();
+    strokes.splice(from);
     ask();
   }
-  function clear() {
-    if (pointer !== null) return;
-    keyboardDown = false;
-    strokes.length = 0;
-    ask();
-  }
-  find(".undo").addEventListener("click", undo);
-  find(".clear").addEventListener("click", clear);
+  find(".undo").addEventListener("click", () => takeBack(-1));
+  find(".clear").addEventListener("click", () => takeBack(0));
 
   root.addEventListener("keydown", (event) => {
     if ((event.ctrlKey || event.metaKey) && event.key === "z") {
       event.preventDefault();
-      undo();
+      takeBack(-1);
     }
   });
   const directions = {
@@ -222,9 +246,10 @@ function render({ model, el }) {
     const direction = directions[event.key];
     if (pointer !== null || (!direction && event.key !== " ")) return;
     event.preventDefault();  // the page would scroll
-    keyboard ??= [SIZE / 2, SIZE / 2];
+    keyboard ??= [WIDTH / 2, HEIGHT / 2];
     if (direction) {
-      keyboard = keyboard.map((x, i) => Math.min(SIZE, Math.max(0, x + STEP * direction[i])));
+      const [x, y] = keyboard.map((place, i) => Math.max(0, place + STEP * direction[i]));
+      keyboard = [Math.min(WIDTH, x), Math.min(HEIGHT, y)];
       if (keyboardDown) strokes.at(-1).push(keyboard);
       paint();
     } else if (keyboardDown) {
@@ -241,7 +266,7 @@ function render({ model, el }) {
 
   model.on("change:answer", onAnswer);
   paint();
-  show(null);
+  show();
   return () => {
     clearTimeout(timer);
     model.off("change:answer", onAnswer);
@@ -251,43 +276,67 @@ function render({ model, el }) {
 export default { render };
 """
 
+# What a notebook's widget does, on a page: send the drawing, take the answer.
+PAGE_SCRIPT = """
+const model = {
+  set(name, value) { this[name] = value; },
+  get(name) { return this[name]; },
+  on(event, listener) { this.listener = listener; },
+  async save_changes() {
+    const { id, png } = this.drawing;
+    const body = Uint8Array.from(atob(png.split(",")[1]), (byte) => byte.charCodeAt());
+    const headers = { "Content-Type": "image/png" };
+    const reply = await fetch("read", { method: "POST", headers, body });
+    this.answer = { id, ...(await reply.json()) };
+    this.listener();
+  },
+};
+render({ model, el: document.querySelector("main") });
+"""
+
+PAGE = f"""<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,">
+<title>Draw a number</title>
+<style>
+:root {{ color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }}
+main {{ max-width: 960px; margin: auto; }}
+h1, p {{ margin: 8px; }}
+{STYLE}
+main .digit-canvas {{ max-width: none; }}
+</style>
+<main>
+  <h1>Draw a number</h1>
+  <p>One digit, or several in lines. The answer comes when you lift the pen.</p>
+</main>
+<script type="module">{SCRIPT}{PAGE_SCRIPT}</script>
+"""
+
 # ---- In Python ---------------------------------------------------------------------------
 
 
-class DigitCanvas(anywidget.AnyWidget):
-    """A canvas to draw a digit on with mouse, finger, pen or arrow keys, with undo and clear.
+def read_drawing(predictor: MNISTPredictor, png: bytes) -> dict:
+    """Return what the browser shows of a drawing: nothing if it is blank; the digits found
+    otherwise, the number that they make, and of a single one, what the network saw.
 
-    Each time the pen is lifted, it shows the predicted digit, the probabilities of all ten, and
-    the 28x28 pixels that the network saw. An empty canvas says "draw a digit".
-
-    Args:
-        predictor: reads the drawings.
+    Raises:
+        ValueError: it is no PNG, or damaged.
     """
-
-    _esm = SCRIPT
-    _css = STYLE
-    drawing = traitlets.Dict().tag(sync=True)  # from the browser: id, and png, a data URL
-    answer = traitlets.Dict().tag(sync=True)  # to the browser: the same id, and what was read
-
-    def __init__(self, predictor: MNISTPredictor) -> None:
-        super().__init__()
-        self.predictor = predictor
-
-    @traitlets.observe("drawing")
-    def _read_drawing(self, change: dict) -> None:
-        png = base64.b64decode(change["new"]["png"].partition(",")[2])
-        answer = {"id": change["new"]["id"]}
-        try:
-            seen = self.predictor.preprocess(png)
-            [prediction] = self.predictor.classify(seen)
-            answer |= prediction._asdict() | {"seen": to_data_url(seen)}
-        except ValueError:
-            pass  # no ink: an answer without a digit
-        self.answer = answer
-
-    def __repr__(self) -> str:
-        # What shows where no widget can: on a page that does not run Python, say.
-        return "To draw, run this cell in Jupyter, VS Code or Colab; or read a photo of a digit."
+    if not png.startswith(b"\x89PNG"):
+        raise ValueError("not a PNG")
+    drawing = to_grayscale(png)
+    try:
+        lines = predictor.read(drawing)
+    except ValueError:
+        return {}  # no ink
+    digits = [found._asdict() for line in lines for found in line]
+    number = " ".join("".join(str(found.digit) for found in line) for line in lines)
+    answer = {"digits": digits, "number": number}
+    if len(digits) == 1:
+        answer["seen"] = to_data_url(predictor.preprocess(drawing))
+    return answer
 
 
 def to_data_url(preprocessed: torch.Tensor) -> str:
@@ -295,3 +344,139 @@ def to_data_url(preprocessed: torch.Tensor) -> str:
     buffer = io.BytesIO()
     to_image(preprocessed).save(buffer, "png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# ---- In a notebook -----------------------------------------------------------------------
+
+if anywidget:
+
+    class DigitCanvas(anywidget.AnyWidget):
+        """A canvas to draw digits on with mouse, finger, pen or arrow keys, with undo and clear.
+
+        Each time the pen is lifted, it shows the number that was read, and a box around each
+        digit. Of a single digit, it shows the probabilities of all ten, and the 28x28 pixels that
+        the network saw. An empty canvas says "draw a digit".
+
+        Args:
+            predictor: reads the drawings.
+        """
+
+        _esm = SCRIPT
+        _css = STYLE
+        drawing = traitlets.Dict().tag(sync=True)  # from the browser: id, and png, a data URL
+        answer = traitlets.Dict().tag(sync=True)  # to the browser: the same id, and what was read
+
+        def __init__(self, predictor: MNISTPredictor) -> None:
+            super().__init__()
+            self.predictor = predictor
+
+        @traitlets.observe("drawing")
+        def _read_drawing(self, change: dict) -> None:
+            png = base64.b64decode(change["new"]["png"].partition(",")[2])
+            self.answer = {"id": change["new"]["id"]} | read_drawing(self.predictor, png)
+
+        def __repr__(self) -> str:
+            # What shows where no widget can: on a page that does not run Python, say.
+            return "To draw, run this cell in Jupyter, VS Code or Colab; or read a digit's photo."
+
+else:
+
+    def __getattr__(name: str) -> None:
+        if name == "DigitCanvas":
+            raise ImportError("DigitCanvas needs anywidget: pip install anywidget, restart Jupyter")
+        raise AttributeError(name)
+
+
+# ---- As a page ---------------------------------------------------------------------------
+
+SCRIPT_HASH = base64.b64encode(hashlib.sha256((SCRIPT + PAGE_SCRIPT).encode()).digest()).decode()
+POLICY = (
+    f"default-src 'none'; script-src 'sha256-{SCRIPT_HASH}'; style-src 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class PageHandler(BaseHTTPRequestHandler):
+    """Serves the page and reads the drawings that it sends; nothing else, and to no other page.
+
+    Other sites reach this server through their visitors' browsers, by our address or by a name
+    of theirs that leads to it (DNS rebinding). Origin shows the one, Host the other.
+    """
+
+    timeout = 10  # seconds that a client may stall
+
+    def do_GET(self) -> None:
+        """Serve the page."""
+        if self.is_ours("/"):
+            self.reply(PAGE, "text/html; charset=utf-8")
+
+    def do_POST(self) -> None:
+        """Read a drawing."""
+        length = self.headers.get("Content-Length", "")
+        if not self.is_ours("/read"):
+            return
+        if self.headers.get_content_type() != "image/png":
+            self.send_error(415)
+        elif not length.isdecimal():
+            self.send_error(411)
+        elif len(length) > len(str(MAX_BYTES)) or int(length) > MAX_BYTES:
+            self.send_error(413)
+        else:
+            try:
+                answer = read_drawing(self.server.predictor, self.rfile.read(int(length)))
+            except ValueError:
+                self.send_error(400, "not a PNG that can be read")
+            else:
+                self.reply(json.dumps(answer), "application/json")
+
+    def is_ours(self, path: str) -> bool:
+        """Whether our own page, or no page, asks for this path; refuse all else."""
+        host, port = self.headers.get("Host"), self.server.server_port
+        known = host in (f"127.0.0.1:{port}", f"localhost:{port}")
+        if not known or self.headers.get("Origin", f"http://{host}") != f"http://{host}":
+            self.send_error(403)
+        elif self.path != path:
+            self.send_error(405 if self.path in ("/", "/read") else 404)
+        else:
+            return True
+        return False
+
+    def reply(self, text: str, content_type: str) -> None:
+        """Send a text."""
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.send_header("Content-Security-Policy", POLICY)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def handle(self) -> None:
+        """Handle a connection; that the browser closed it early is no error."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: the terminal shows the address."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    argparse.ArgumentParser(description="Open the canvas in the browser.").parse_args(argv)
+    try:
+        predictor = MNISTPredictor()
+        with ThreadingHTTPServer(("127.0.0.1", 0), PageHandler) as server:
+            server.predictor = predictor
+            address = f"http://127.0.0.1:{server.server_port}/"
+            print(f"Draw at {address} (Ctrl-C ends it)", flush=True)
+            # In a thread, because a browser that runs in the terminal returns when it is left.
+            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+            server.serve_forever()
+    except KeyboardInterrupt:
+        return 0
+    except (OSError, ValueError) as error:
+        print(f"canvas.py: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
