@@ -1,18 +1,11 @@
 """A canvas to draw digits on, one or a whole number, and see at once what the network reads.
 
-    python canvas.py
-
-opens it as a page in the browser. In a notebook:
-
-    from canvas import DigitCanvas
-    from inference import MNISTPredictor
-
-    DigitCanvas(MNISTPredictor())
+    python canvas.py                                         opens it as a page in the browser
+    canvas.DigitCanvas(inference.MNISTPredictor())           shows it in a notebook
 
 The browser draws, and sends the drawing to Python when the pen is lifted; Python reads it and
-sends back the answer. The page comes from Python's own web server. In a notebook the canvas is an
-anywidget (https://anywidget.dev), which JupyterLab, Notebook 7, VS Code and Colab all run with
-nothing but `pip install anywidget`.
+sends back the answer. The page comes from Python's own web server; in a notebook, the canvas is
+an anywidget (https://anywidget.dev), which JupyterLab, Notebook 7, VS Code and Colab all run.
 """
 
 import argparse
@@ -25,8 +18,6 @@ import sys
 import threading
 import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-import torch
 
 from inference import MNISTPredictor
 from preprocessing import to_grayscale, to_image
@@ -48,21 +39,20 @@ STYLE = """
 }
 .digit-canvas .pad { position: relative; }
 .digit-canvas canvas {
-  display: block; width: 100%; border-radius: 8px; cursor: crosshair;
-  background: white; box-shadow: 0 0 0 1px gray;
-  touch-action: none; /* a finger draws, it does not scroll */
+  display: block; width: 100%; border-radius: 8px; background: white; box-shadow: 0 0 0 1px gray;
+  cursor: crosshair; touch-action: none; /* a finger draws, it does not scroll */
 }
 .digit-canvas .boxes { position: absolute; inset: 0; pointer-events: none; color: white; }
 .digit-canvas .boxes span { position: absolute; outline: 2px solid #1a73e8; }
 .digit-canvas .boxes b { position: absolute; bottom: 100%; padding: 0 6px; background: #1a73e8; }
 .digit-canvas button {
-  min-height: 44px; padding: 0 20px; margin: 12px 8px 0 0; border-radius: 8px;
+  min-height: 44px; padding: 0 20px; margin: 12px 8px 12px 0; border-radius: 8px;
   font: inherit; color: inherit; background: rgb(128 128 128 / 0.15); border: 1px solid gray;
 }
 .digit-canvas :focus-visible { outline: 3px solid #1a73e8; outline-offset: 2px; }
-.digit-canvas .answer { display: flex; flex-wrap: wrap; gap: 8px 24px; margin-top: 12px; }
-.digit-canvas .answer > div { flex: 1 1 260px; min-width: 0; overflow-wrap: anywhere; }
-.digit-canvas .said { min-height: 50px; }
+.digit-canvas .answer { display: flex; flex-wrap: wrap; gap: 12px 24px; }
+.digit-canvas .answer > div { flex: 1 1 260px; }
+.digit-canvas .said { min-height: 50px; overflow-wrap: anywhere; }
 .digit-canvas .said b { font-size: 40px; line-height: 50px; margin-right: 6px; }
 .digit-canvas .row { display: flex; align-items: center; gap: 8px; height: 20px; }
 .digit-canvas .row.best { font-weight: bold; }
@@ -70,7 +60,7 @@ STYLE = """
 .digit-canvas .bar { height: 12px; width: 0; border-radius: 3px; background: #1a73e8; }
 .digit-canvas .percent { width: 56px; text-align: right; font-variant-numeric: tabular-nums; }
 .digit-canvas .seen:not([hidden]) { display: flex; align-items: center; gap: 12px; }
-.digit-canvas img { width: 84px; height: 84px; background: black; image-rendering: pixelated; }
+.digit-canvas img { width: 84px; height: 84px; margin-top: 12px; image-rendering: pixelated; }
 .digit-canvas.waiting .answer { opacity: 0.5; }
 """
 
@@ -78,20 +68,24 @@ SCRIPT = """
 const [WIDTH, HEIGHT] = [1120, 560];  // pixels of the drawing, more than most screens show
 const PEN = 28;    // pixels: a stroke as wide as MNIST's, for a digit half as high as the canvas
 const STEP = 14;   // pixels that an arrow key moves the pen
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const PATIENCE = 4000;  // milliseconds without an answer
+const SILENCE = "No answer. Python is busy, or has ended: then run this cell (or canvas.py) again.";
 
-function render({ model, el }) {
+// Calls send with an id and a PNG when the pen is lifted; returns what takes the answers.
+function createCanvas(el, send) {
   const root = document.createElement("div");
   root.className = "digit-canvas";
+  // Without data-lm-suppress-shortcuts, Jupyter takes our keys.
   root.innerHTML = `
     <div class="pad">
-      <canvas width="${WIDTH}" height="${HEIGHT}" tabindex="0" role="application" aria-label="
-        Canvas. Draw a digit or a number with mouse, finger or pen. With the keyboard, the arrow
-        keys move the pen, and the space bar puts it down and lifts it."></canvas>
+      <canvas width="${WIDTH}" height="${HEIGHT}" tabindex="0" data-lm-suppress-shortcuts
+        role="application" aria-label="Canvas. Draw a digit or a number with mouse, finger or pen.
+        On a keyboard, arrows move the pen, space puts it down and lifts it."></canvas>
       <div class="boxes" aria-hidden="true"></div>
     </div>
-    <button type="button" class="undo">Undo</button>
-    <button type="button" class="clear">Clear</button>
+    <button type="button" class="undo" data-lm-suppress-shortcuts>Undo</button>
+    <button type="button" class="clear" data-lm-suppress-shortcuts>Clear</button>
     <div class="answer">
       <div>
         <div class="said" role="status"></div>
@@ -101,9 +95,6 @@ function render({ model, el }) {
       <div class="rows"></div>
     </div>`;
   el.append(root);
-  for (const element of root.querySelectorAll("canvas, button")) {
-    element.setAttribute("data-lm-suppress-shortcuts", "true");  // else Jupyter takes our keys
-  }
   const find = (selector) => root.querySelector(selector);
   const [canvas, said] = [find("canvas"), find(".said")];
   const context = canvas.getContext("2d", { alpha: false });
@@ -112,23 +103,19 @@ function render({ model, el }) {
   let pointer = null;  // the mouse, finger or pen that is down
   let keyboard = null; // where the keyboard holds the pen, once it does
   let keyboardDown = false;
-  let asked = null;    // the id of the drawing that an answer is wanted for
-  let count = 0;
-  let timer;
-  const view = Math.random().toString(36).slice(2);  // a widget may be shown twice
+  let asked, timer;    // the id of the drawing that an answer is wanted for; for how long
 
   function paint(withPen = true) {
     context.fillStyle = "white";
     context.fillRect(0, 0, WIDTH, HEIGHT);
-    context.fillStyle = context.strokeStyle = "black";
+    context.strokeStyle = "black";
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = PEN;
     for (const points of strokes) {
+      const [startX, startY] = points[0];
       context.beginPath();
-      context.arc(...points[0], PEN / 2, 0, 2 * Math.PI);
-      context.fill();
-      context.beginPath();
-      context.moveTo(...points[0]);
+      context.moveTo(startX, startY);
+      context.lineTo(startX + 0.1, startY);  // a dot, if there is no more
       // Curves from middle to middle of the segments: no corners where the pen was sampled.
       for (let i = 1; i < points.length; i++) {
         const [x, y] = points[i];
@@ -147,15 +134,15 @@ function render({ model, el }) {
   }
 
   const percent = (share) => (share === undefined ? "" : (100 * share).toFixed(1) + "%");
-  function show(answer) {  // none: the canvas is empty
+  function show({ lines, seen }) {  // no lines: an empty canvas
     clearTimeout(timer);
     root.classList.remove("waiting");
-    const digits = answer?.digits ?? [];
+    const digits = lines?.flat() ?? [];
     const one = digits.length === 1 ? digits[0] : null;
-    said.innerHTML = one ? `<b>${one.digit}</b> ${percent(one.confidence)} sure`
-      : digits.length ? `<b>${answer.number}</b>`
-      : `<b>?</b> ${answer?.digits ? "no digit" : "draw a digit"}`;
-    // How likely each of the ten is; or, of several that were found, each of these.
+    const number = lines?.map((line) => line.map(({ digit }) => digit).join("")).join(" ");
+    const remark = !lines ? "draw a digit" : !number ? "no digit" : "";
+    said.innerHTML = `<b>${number || "?"}</b> ${one ? percent(one.confidence) + " sure" : remark}`;
+    // How likely each of the ten is; of several that were found, each of these.
     const rows = digits.length > 1 ? digits.map(({ digit, confidence }) => [digit, confidence])
       : [...Array(10).keys()].map((digit) => [digit, one?.probabilities[digit]]);
     find(".rows").innerHTML = rows.map(([digit, share]) => `
@@ -166,47 +153,32 @@ function render({ model, el }) {
       <span style="left: ${percent(left / WIDTH)}; top: ${percent(top / HEIGHT)};
         width: ${percent((right - left) / WIDTH)}; height: ${percent((bottom - top) / HEIGHT)}">
         <b>${digit}</b></span>`).join("");
-    if (one) find("img").src = answer.seen;
     find(".seen").hidden = !one;
+    if (one) find("img").src = seen;
   }
 
   function ask() {
-    asked = null;
-    if (strokes.length === 0) {
-      show();
-      paint();
-      return;
-    }
-    asked = `${view}-${++count}`;
+    asked = String(Math.random());  // a widget may be shown twice, and each view asks
     paint(false);
-    model.set("drawing", { id: asked, png: canvas.toDataURL("image/png") });
-    model.save_changes();
+    const png = canvas.toDataURL("image/png");
     paint();
+    if (strokes.length === 0) return show({});
+    send({ id: asked, png });
     root.classList.add("waiting");
     clearTimeout(timer);
-    timer = setTimeout(() => {
-      said.textContent =
-        "No answer yet. Python is busy, or has ended: then run this cell, or canvas.py, again.";
-    }, PATIENCE);
-  }
-
-  function onAnswer() {
-    const answer = model.get("answer");
-    if (answer.id === asked) show(answer);  // any other is late: the drawing has changed
+    timer = setTimeout(() => { said.textContent = SILENCE; }, PATIENCE);
   }
 
   function place(event) {
-    const box = canvas.getBoundingClientRect();
-    const scale = WIDTH / box.width;
-    return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+    const { left, top, width } = canvas.getBoundingClientRect();
+    return [event.clientX - left, event.clientY - top].map((x) => (x * WIDTH) / width);
   }
 
   canvas.addEventListener("pointerdown", (event) => {
     if (pointer !== null || event.button !== 0) return;  // a second finger, another button
     pointer = event.pointerId;
     canvas.setPointerCapture(pointer);  // a stroke goes on outside of the canvas
-    keyboard = null;
-    keyboardDown = false;
+    [keyboard, keyboardDown] = [null, false];
     strokes.push([place(event)]);
     paint();
   });
@@ -216,13 +188,11 @@ function render({ model, el }) {
     strokes.at(-1).push(...(events.length ? events : [event]).map(place));
     paint();
   });
-  for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, (event) => {
-      if (event.pointerId !== pointer) return;
-      pointer = null;
-      ask();
-    });
-  }
+  canvas.addEventListener("lostpointercapture", (event) => {
+    if (event.pointerId !== pointer) return;
+    pointer = null;
+    ask();
+  });
 
   function takeBack(from) {  // -1: the last stroke, 0: all
     if (pointer !== null) return;
@@ -232,18 +202,14 @@ function render({ model, el }) {
   }
   find(".undo").addEventListener("click", () => takeBack(-1));
   find(".clear").addEventListener("click", () => takeBack(0));
-
   root.addEventListener("keydown", (event) => {
-    if ((event.ctrlKey || event.metaKey) && event.key === "z") {
-      event.preventDefault();
-      takeBack(-1);
-    }
+    if (!(event.ctrlKey || event.metaKey) || event.key !== "z") return;
+    event.preventDefault();
+    takeBack(-1);
   });
-  const directions = {
-    ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
-  };
+
   canvas.addEventListener("keydown", (event) => {
-    const direction = directions[event.key];
+    const direction = ARROWS[event.key];
     if (pointer !== null || (!direction && event.key !== " ")) return;
     event.preventDefault();  // the page would scroll
     keyboard ??= [WIDTH / 2, HEIGHT / 2];
@@ -251,78 +217,65 @@ function render({ model, el }) {
       const [x, y] = keyboard.map((place, i) => Math.max(0, place + STEP * direction[i]));
       keyboard = [Math.min(WIDTH, x), Math.min(HEIGHT, y)];
       if (keyboardDown) strokes.at(-1).push(keyboard);
-      paint();
-    } else if (keyboardDown) {
-      keyboardDown = false;
-      ask();
     } else {
-      keyboardDown = true;
-      strokes.push([keyboard]);
-      paint();
+      keyboardDown = !keyboardDown;
+      if (keyboardDown) strokes.push([keyboard]);
+      else ask();
     }
+    paint();
   });
-
   canvas.addEventListener("blur", () => paint());  // without the ring where the pen is
 
-  model.on("change:answer", onAnswer);
   paint();
-  show();
-  return () => {
-    clearTimeout(timer);
-    model.off("change:answer", onAnswer);
+  show({});
+  return (answer) => {
+    if (answer.id === asked) show(answer);  // any other is late: the drawing has changed
   };
 }
+"""
 
+WIDGET_SCRIPT = """
+function render({ model, el }) {
+  const take = createCanvas(el, (drawing) => {
+    model.set("drawing", drawing);
+    model.save_changes();
+  });
+  const onAnswer = () => take(model.get("answer"));
+  model.on("change:answer", onAnswer);
+  return () => model.off("change:answer", onAnswer);
+}
 export default { render };
 """
 
-# What a notebook's widget does, on a page: send the drawing, take the answer.
 PAGE_SCRIPT = """
-const model = {
-  set(name, value) { this[name] = value; },
-  get(name) { return this[name]; },
-  on(event, listener) { this.listener = listener; },
-  async save_changes() {
-    const { id, png } = this.drawing;
-    const body = Uint8Array.from(atob(png.split(",")[1]), (byte) => byte.charCodeAt());
-    const headers = { "Content-Type": "image/png" };
-    const reply = await fetch("read", { method: "POST", headers, body });
-    this.answer = { id, ...(await reply.json()) };
-    this.listener();
-  },
-};
-render({ model, el: document.querySelector("main") });
+const take = createCanvas(document.querySelector("main"), async ({ id, png }) => {
+  const body = Uint8Array.from(atob(png.split(",")[1]), (byte) => byte.charCodeAt());
+  const headers = { "Content-Type": "image/png" };
+  const reply = await fetch("read", { method: "POST", headers, body });
+  take({ id, ...(await reply.json()) });
+});
 """
 
 PAGE = f"""<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<link rel="icon" href="data:,">
-<title>Draw a number</title>
-<style>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Draw a number</title><link rel="icon" href="data:,">
+<style>{STYLE}
 :root {{ color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }}
-main {{ max-width: 960px; margin: auto; }}
+main, main .digit-canvas {{ max-width: 960px; margin: auto; }}
 h1, p {{ margin: 8px; }}
-{STYLE}
-main .digit-canvas {{ max-width: none; }}
 </style>
-<main>
-  <h1>Draw a number</h1>
-  <p>One digit, or several in lines. The answer comes when you lift the pen.</p>
-</main>
-<script type="module">{SCRIPT}{PAGE_SCRIPT}</script>
+<main><h1>Draw a number</h1>
+<p>One digit, or several in lines. The answer comes when you lift the pen.</p></main>
+<script type="module">{SCRIPT + PAGE_SCRIPT}</script>
 """
 
 # ---- In Python ---------------------------------------------------------------------------
 
 
 def read_drawing(predictor: MNISTPredictor, png: bytes) -> dict:
-    """Return what the browser shows of a drawing: nothing if it is blank; the digits found
-    otherwise, the number that they make, and of a single one, what the network saw.
+    """Return what the browser shows of a drawing: the digits in their lines; {} if it is blank.
 
-    Raises:
-        ValueError: it is no PNG, or damaged.
+    And of a single digit what the network saw, as a data URL. ValueError if it is no PNG.
     """
     if not png.startswith(b"\x89PNG"):
         raise ValueError("not a PNG")
@@ -331,37 +284,28 @@ def read_drawing(predictor: MNISTPredictor, png: bytes) -> dict:
         lines = predictor.read(drawing)
     except ValueError:
         return {}  # no ink
-    digits = [found._asdict() for line in lines for found in line]
-    number = " ".join("".join(str(found.digit) for found in line) for line in lines)
-    answer = {"digits": digits, "number": number}
-    if len(digits) == 1:
-        answer["seen"] = to_data_url(predictor.preprocess(drawing))
+    answer = {"lines": [[found._asdict() for found in line] for line in lines]}
+    if sum(map(len, lines)) == 1:
+        buffer = io.BytesIO()
+        to_image(predictor.preprocess(drawing)).save(buffer, "png")
+        answer["seen"] = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return answer
 
-
-def to_data_url(preprocessed: torch.Tensor) -> str:
-    """Return what the network saw, normalized (1, 28, 28), as a PNG in a data URL."""
-    buffer = io.BytesIO()
-    to_image(preprocessed).save(buffer, "png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-# ---- In a notebook -----------------------------------------------------------------------
 
 if anywidget:
 
     class DigitCanvas(anywidget.AnyWidget):
         """A canvas to draw digits on with mouse, finger, pen or arrow keys, with undo and clear.
 
-        Each time the pen is lifted, it shows the number that was read, and a box around each
-        digit. Of a single digit, it shows the probabilities of all ten, and the 28x28 pixels that
-        the network saw. An empty canvas says "draw a digit".
+        Each time the pen is lifted, it shows the number that was read and a box around each
+        digit; of a single digit, the probabilities of all ten and the 28x28 pixels that the
+        network saw. An empty canvas says "draw a digit".
 
         Args:
             predictor: reads the drawings.
         """
 
-        _esm = SCRIPT
+        _esm = SCRIPT + WIDGET_SCRIPT
         _css = STYLE
         drawing = traitlets.Dict().tag(sync=True)  # from the browser: id, and png, a data URL
         answer = traitlets.Dict().tag(sync=True)  # to the browser: the same id, and what was read
@@ -387,7 +331,7 @@ else:
         raise AttributeError(name)
 
 
-# ---- As a page ---------------------------------------------------------------------------
+# ---- The page's server -------------------------------------------------------------------
 
 SCRIPT_HASH = base64.b64encode(hashlib.sha256((SCRIPT + PAGE_SCRIPT).encode()).digest()).decode()
 POLICY = (
@@ -397,10 +341,10 @@ POLICY = (
 
 
 class PageHandler(BaseHTTPRequestHandler):
-    """Serves the page and reads the drawings that it sends; nothing else, and to no other page.
+    """Serves the page, and reads the drawings that it sends; nothing else, and to no other page.
 
-    Other sites reach this server through their visitors' browsers, by our address or by a name
-    of theirs that leads to it (DNS rebinding). Origin shows the one, Host the other.
+    Pages of other sites reach this server through their visitors' browsers: by our address, as
+    Origin shows, or by a name of theirs that they point to it (DNS rebinding), as Host shows.
     """
 
     timeout = 10  # seconds that a client may stall
@@ -412,34 +356,30 @@ class PageHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Read a drawing."""
-        length = self.headers.get("Content-Length", "")
         if not self.is_ours("/read"):
             return
+        length = self.headers.get("Content-Length", "")
         if self.headers.get_content_type() != "image/png":
             self.send_error(415)
         elif not length.isdecimal():
             self.send_error(411)
-        elif len(length) > len(str(MAX_BYTES)) or int(length) > MAX_BYTES:
+        elif len(length) > 9 or int(length) > MAX_BYTES:
             self.send_error(413)
         else:
             try:
                 answer = read_drawing(self.server.predictor, self.rfile.read(int(length)))
-            except ValueError:
-                self.send_error(400, "not a PNG that can be read")
-            else:
                 self.reply(json.dumps(answer), "application/json")
+            except ValueError:
+                self.send_error(400, "Not a PNG that can be read")
 
     def is_ours(self, path: str) -> bool:
-        """Whether our own page, or no page, asks for this path; refuse all else."""
+        """Whether our own page, or no page, asks for this path; all else is refused."""
         host, port = self.headers.get("Host"), self.server.server_port
-        known = host in (f"127.0.0.1:{port}", f"localhost:{port}")
-        if not known or self.headers.get("Origin", f"http://{host}") != f"http://{host}":
-            self.send_error(403)
-        elif self.path != path:
-            self.send_error(405 if self.path in ("/", "/read") else 404)
-        else:
-            return True
-        return False
+        ours = host in (f"127.0.0.1:{port}", f"localhost:{port}")
+        ours = ours and self.headers.get("Origin", f"http://{host}") == f"http://{host}"
+        if not ours or self.path != path:
+            self.send_error(404 if ours else 403)
+        return ours and self.path == path
 
     def reply(self, text: str, content_type: str) -> None:
         """Send a text."""
