@@ -128,7 +128,7 @@ def arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> l
     return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
 
 
-# How a hand draws them, one list of points a stroke.
+# How a hand draws them in a square, one list of points a stroke.
 STROKES = {
     0: [arc(0.5, 0.5, 0.2, 0.32, -90, 275)],
     3: [arc(0.48, 0.33, 0.18, 0.16, -150, 90) + arc(0.48, 0.66, 0.22, 0.18, -90, 150)],
@@ -137,14 +137,15 @@ STROKES = {
 }
 
 
-def draw(page: Page, strokes: list, touch: bool = False) -> None:
-    """Draw on the canvas, with the mouse or with a finger."""
+def draw(page: Page, strokes: list, touch: bool = False, across: float = 0.5) -> None:
+    """Draw with the mouse or a finger, as high as the canvas, around a place across it."""
     canvas = page.locator(".digit-canvas canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     session = page.context.new_cdp_session(page) if touch else None
     for points in strokes:
-        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        left = box["x"] + across * box["width"] - box["height"] / 2
+        places = [(left + x * box["height"], box["y"] + y * box["height"]) for x, y in points]
         if touch:
             for i, (x, y) in enumerate(places):
                 kind = "touchMove" if i else "touchStart"

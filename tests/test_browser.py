@@ -51,6 +51,14 @@ def test_a_digit_drawn_with_a_finger_is_read(page):
     assert page.locator(".digit-canvas").bounding_box() == scrolled  # the page stayed where it was
 
 
+def test_a_whole_number_is_read_and_its_digits_boxed(page):
+    draw(page, STROKES[4], across=0.25)
+    draw(page, STROKES[7], across=0.75)
+    assert said(page) == "47"
+    assert page.locator(".digit-canvas .boxes b").all_inner_texts() == ["4", "7"]
+    page.locator(".digit-canvas").screenshot(path=PICTURES / f"{page.app}-47.png")
+
+
 def test_the_answer_has_ten_bars_and_the_image_that_the_network_saw(page):
     draw(page, STROKES[7])
     assert said(page) == "7"
@@ -60,8 +68,8 @@ def test_the_answer_has_ten_bars_and_the_image_that_the_network_saw(page):
     assert page.locator(".digit-canvas .row.best").inner_text().split() == ["7", percents[7]]
     assert page.evaluate(
         "() => {const image = document.querySelector('.digit-canvas img');"
-        "return [image.hidden, image.naturalWidth, image.naturalHeight]}"
-    ) == [False, 28, 28]
+        "return [image.checkVisibility(), image.naturalWidth, image.naturalHeight]}"
+    ) == [True, 28, 28]
 
 
 def test_a_blank_canvas_asks_for_a_digit(page):
