@@ -279,7 +279,7 @@ def read_drawing(predictor: MNISTPredictor, png: bytes) -> dict:
     """
     if not png.startswith(b"\x89PNG"):
         raise ValueError("not a PNG")
-    drawing = to_grayscale(png)
+    drawing = to_grayscale(png)[0]
     try:
         lines = predictor.read(drawing)
     except ValueError:

@@ -2,8 +2,11 @@
 
     python inference.py digit.png
 
+    python inference.py --number photo.jpg
+
     from inference import MNISTPredictor
     digit, confidence, probabilities = MNISTPredictor().predict("digit.png")
+    lines = MNISTPredictor().read("photo.jpg")
 
 Any image will do: preprocessing.py makes it look like one of MNIST's.
 """
@@ -14,6 +17,7 @@ import glob
 import io
 import itertools
 import json
+import math
 import os
 import sys
 import warnings
@@ -22,12 +26,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from checkpoint import load_checkpoint, write_atomically
 from kaggle import write_submission
 from model import IMAGE_SIZE
-from preprocessing import ImageLike, preprocess, preprocess_batch, to_image
+from page import read_page
+from preprocessing import (
+    ImageLike,
+    naming,
+    preprocess,
+    preprocess_batch,
+    to_grayscale,
+    to_image,
+)
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
@@ -41,6 +53,15 @@ class Prediction(NamedTuple):
     probabilities: tuple[float, ...]  # of the ten digits; they sum to 1
 
 
+class FoundDigit(NamedTuple):
+    """A digit in a picture, what the network makes of it, and where it is."""
+
+    digit: int  # 0..9
+    confidence: float  # 0..1, the probability of that digit
+    probabilities: tuple[float, ...]  # of the ten digits; they sum to 1
+    box: tuple[int, int, int, int]  # left, top, right, bottom: pixels of the upright original
+
+
 class MNISTPredictor:
     """Reads digits from images of any kind and size.
 
@@ -52,6 +73,8 @@ class MNISTPredictor:
     Args:
         checkpoint: a file that train.py wrote; by default the weights that ship.
         device: where the network runs, such as "cpu", "cuda" or "mps".
+        least_confidence: 0..1; what is below it is no digit for `read`. By default that of the
+            checkpoint, which 99.5% of the training digits reach.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -62,12 +85,18 @@ class MNISTPredictor:
         self,
         checkpoint: str | os.PathLike = SHIPPED_WEIGHTS,
         device: str | torch.device = "cpu",
+        least_confidence: float | None = None,
     ) -> None:
         survive_forks()
         model, self.metadata = load_checkpoint(checkpoint, device)
         self.model = model.to(memory_format=torch.channels_last)
         self.device = torch.device(device)
         self.temperature = float(self.metadata.get("temperature", 1))
+        if least_confidence is None:
+            least_confidence = float(self.metadata.get("least_confidence", 0))
+        if not 0 <= least_confidence <= 1:
+            raise ValueError(f"least_confidence must be in 0..1, not {least_confidence!r}")
+        self.least_confidence = least_confidence
 
     def predict(self, image: ImageLike) -> Prediction:
         """Read the digit in one image.
@@ -89,6 +118,34 @@ class MNISTPredictor:
         while batch := list(itertools.islice(images, BATCH_SIZE)):
             predictions += self.classify(preprocess_batch(batch))
         return predictions
+
+    def read(self, image: ImageLike) -> list[list[FoundDigit]]:
+        """Find and read all the digits in one image, such as a number or a page of them.
+
+        Returns its lines from top to bottom, each with its digits from left to right, without
+        what the network is less sure of than `least_confidence`; [] if there is ink, but no digit.
+
+        Raises:
+            ValueError, OSError: as `predict`.
+        """
+        with naming(image):
+            gray, (width, height) = to_grayscale(image)
+            lines = read_page(gray, self.classify)
+
+        def in_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+            left, top, right, bottom = box
+            least = math.floor(left * width), math.floor(top * height)
+            return *least, math.ceil(right * width), math.ceil(bottom * height)
+
+        found = [
+            [
+                FoundDigit(*prediction, in_pixels(box))
+                for prediction, box in line
+                if prediction.confidence >= self.least_confidence
+            ]
+            for line in lines
+        ]
+        return [line for line in found if line]
 
     @torch.inference_mode()
     def classify(self, images: torch.Tensor) -> list[Prediction]:
@@ -157,10 +214,22 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
-def save_preprocessed(path: str, tensor: torch.Tensor) -> None:
-    """Write what the network sees, normalized (1, 28, 28), as a PNG ten times as large."""
+def annotate(image: Image.Image, lines: list[list[FoundDigit]]) -> Image.Image:
+    """Return an image, upright, with a box around each digit that `read` found, and its name."""
+    upright = ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")
+    draw = ImageDraw.Draw(upright)
+    width = max(1, max(upright.size) // 400)
+    for found in itertools.chain.from_iterable(lines):
+        left, top, right, bottom = found.box
+        size = max(12, (bottom - top) // 3)
+        draw.rectangle((left, top, right - 1, bottom - 1), outline="red", width=width)
+        draw.text((left, max(0, top - size)), str(found.digit), "red", font_size=size)
+    return upright
+
+
+def save_png(path: str, image: Image.Image) -> None:
+    """Write an image as a PNG, whole or not at all."""
     buffer = io.BytesIO()
-    image = to_image(tensor).resize((10 * IMAGE_SIZE, 10 * IMAGE_SIZE), Image.NEAREST)
     image.save(buffer, "png")
     write_atomically(path, buffer.getvalue())
 
@@ -179,6 +248,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--files-from", metavar="LIST", help="read the images that a file names, one a line")
     add("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves them")
     add("--json", action="store_true", help="print one JSON object a line")
+    add("--guess", action="store_true", help="name the best digit even where it is no digit")
+    add("--number", action="store_true", help="read all the digits of each image, line by line")
+    add("--annotated", metavar="OUT.png", help="with --number: write the image and what was found")
     add("--save-preprocessed", metavar="OUT.png", help="write what the network sees of the image")
     add("--kaggle", metavar="test.csv", help="read the table of Kaggle's Digit Recognizer instead")
     add("--submission", metavar="OUT.csv", help="where the answers for --kaggle go")
@@ -187,8 +259,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--kaggle test.csv and --submission submission.csv go together")
     if bool(arguments.kaggle) == bool(arguments.images or arguments.files_from):
         parser.error("give images, or --kaggle test.csv --submission submission.csv")
-    if arguments.kaggle and (arguments.json or arguments.save_preprocessed):
-        parser.error("--json and --save-preprocessed are for images, not for --kaggle")
+    if arguments.kaggle and (arguments.json or arguments.number or arguments.save_preprocessed):
+        parser.error("--json, --number and --save-preprocessed are for images, not for --kaggle")
+    if arguments.number and (arguments.save_preprocessed or arguments.guess):
+        parser.error("--save-preprocessed and --guess are for one digit, not for --number")
+    if arguments.annotated and not arguments.number:
+        parser.error("--annotated goes with --number")
     try:
         predictor = MNISTPredictor(arguments.checkpoint)
         if arguments.kaggle:
@@ -200,10 +276,10 @@ def main(argv: list[str] | None = None) -> int:
         paths = find_images(arguments.images)
         if arguments.files_from:
             paths = itertools.chain(paths, read_list(arguments.files_from))
-        if arguments.save_preprocessed:
+        if arguments.save_preprocessed or arguments.annotated:
             paths = list(itertools.islice(paths, 2))
             if len(paths) > 1:
-                parser.error("--save-preprocessed takes one image, not several")
+                parser.error("--save-preprocessed and --annotated take one image, not several")
         # Several processes that torchrun started take turns.
         rank = int(os.environ.get("RANK", 0))
         n_processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -225,24 +301,47 @@ def read_images(
 
         paths = tqdm(paths, unit="image", leave=False, delay=1)
     warnings.simplefilter("ignore")  # Pillow's, about oddities of a file that it can read
+    answer = read_number if arguments.number else read_digit
     failures = 0
     for path in paths:
         try:
-            seen = predictor.preprocess(path)
-            if arguments.save_preprocessed:
-                save_preprocessed(arguments.save_preprocessed, seen)
+            words, details = answer(path, predictor, arguments)
         except (OSError, ValueError) as error:
             failures += 1
             print(f"inference.py: error: {printable(str(error))}", file=sys.stderr)
             continue
-        [prediction] = predictor.classify(seen)
         if arguments.json:
-            print(json.dumps({"file": path} | prediction._asdict()), flush=True)
+            print(json.dumps({"file": path} | details), flush=True)
         else:
-            print(
-                f"{printable(path)}: {prediction.digit} ({prediction.confidence:.1%})", flush=True
-            )
+            print(f"{printable(path)}: {words}", flush=True)
     return 1 if failures else 0
+
+
+def read_digit(
+    path: str, predictor: MNISTPredictor, arguments: argparse.Namespace
+) -> tuple[str, dict]:
+    """Read the digit of an image; return it in words, and all that JSON tells of it."""
+    seen = predictor.preprocess(path)
+    if arguments.save_preprocessed:  # ten times as large, to be looked at
+        size = (10 * IMAGE_SIZE, 10 * IMAGE_SIZE)
+        save_png(arguments.save_preprocessed, to_image(seen).resize(size, Image.NEAREST))
+    [prediction] = predictor.classify(seen)
+    if prediction.confidence < predictor.least_confidence and not arguments.guess:
+        return "no digit", prediction._asdict()
+    return f"{prediction.digit} ({prediction.confidence:.1%})", prediction._asdict()
+
+
+def read_number(
+    path: str, predictor: MNISTPredictor, arguments: argparse.Namespace
+) -> tuple[str, dict]:
+    """Read all the digits of an image; return them in words, and all that JSON tells of them."""
+    lines = predictor.read(path)
+    if arguments.annotated:
+        with Image.open(path) as image:
+            save_png(arguments.annotated, annotate(image, lines))
+    number = " ".join("".join(str(digit.digit) for digit in line) for line in lines)
+    details = [[digit._asdict() for digit in line] for line in lines]
+    return number or "no digit", {"number": number, "lines": details}
 
 
 if __name__ == "__main__":

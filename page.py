@@ -6,8 +6,9 @@ make a digit: heuristic over-segmentation (LeCun, Bottou, Bengio and Haffner 199
 learning applied to document recognition", section V).
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,6 @@ from preprocessing import (
     LEAST_CONTRAST,
     SMALL,
     WEAK,
-    dilate,
     draw_pieces,
     erode,
     find_contrast,
@@ -34,14 +34,19 @@ from preprocessing import (
 PAGE_SIZES = (256, 1024)  # pixels of the longer side of a picture in which ink is looked for
 WIDEST = 0.12  # of a stroke, as a share of that side
 LEAST_EXTENT = 0.006  # of a piece, as a share of that side: what is smaller is dust
+BLUR = 0.0005  # of such a share
 SURE = 0.9  # the confidence from which a piece is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, in units of what is typical of the picture
 STRENGTHS = (0.35, 3.0)  # of strokes, in units of what is typical of the picture
 MOST_PARTS = 5  # of one digit
-SLANTS = (-0.5, -0.25, 0.0, 0.25, 0.5)
-CUT = (0.5, 4.0)
+SLANTS = (-0.5, -0.25, 0.0, 0.25, 0.5)  # of a cut, as a share of the height
+CUT = (0.5, 4.0)  # nats that a cut costs, and that it costs for each height of ink it goes through
 SKIP = 3.0  # nats that it costs to leave out a part as high as a digit
 
+BATCH = 64  # images in one forward pass
+MOST_PIECES = 2000  # of a picture: the largest are looked at
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 # What the network says of N images, (N, 1, 28, 28): each has a digit and a confidence.
 Classify = Callable[[torch.Tensor], list[Any]]
 
@@ -82,7 +87,7 @@ class Page:
     def __init__(self, gray: np.ndarray) -> None:
         work = resize_to(gray, int(np.clip(max(gray.shape), *PAGE_SIZES)))
         self.zoom = max(gray.shape) / max(work.shape)
-        self.contrast, level, noise = find_contrast(work, max(gray.shape) <= SMALL, WIDEST)
+        self.contrast, level, noise = find_contrast(work, max(gray.shape) <= SMALL, WIDEST, BLUR)
         # Where ink is fainter than elsewhere, it is measured by what is near.
         least = max(LEAST_CONTRAST, 6 * noise, 0.3 * level)
         self.ink = sharpen(self.contrast / np.maximum(highest_around(self.contrast), least))
@@ -93,10 +98,12 @@ class Page:
         labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
         strong = np.bincount(labels[mask & (self.ink > 0.5)], minlength=count + 1) > 0
         least = max(3, LEAST_EXTENT * max(mask.shape))
+        boxes = scipy.ndimage.find_objects(labels)
+        extents = np.array([max(side.stop - side.start for side in box) for box in boxes])
+        chosen = np.flatnonzero(strong[1:] & (extents >= least)) if boxes else []
+        chosen = sorted(chosen, key=lambda i: -extents[i])[:MOST_PIECES]
         return [
-            Part(labels[box] == i, box[0].start, box[1].start)
-            for i, box in enumerate(scipy.ndimage.find_objects(labels), start=1)
-            if strong[i] and max(side.stop - side.start for side in box) >= least
+            Part(labels[boxes[i]] == i + 1, boxes[i][0].start, boxes[i][1].start) for i in chosen
         ]
 
     def draw(self, part: Part) -> np.ndarray:
@@ -116,6 +123,11 @@ class Page:
         edge = (mask & ~erode(mask, 3, 3)).sum()
         box = self.contrast[part.top : part.bottom, part.left : part.right]
         return float(np.median(box[part.mask])) * 2 * part.mask.sum() / edge
+
+    def box(self, part: Part) -> Box:
+        """Return where a part is: left, top, right and bottom, in parts of the picture."""
+        height, width = self.ink.shape
+        return part.left / width, part.top / height, part.right / width, part.bottom / height
 
     def touches_edge(self, part: Part) -> bool:
         """Whether a part goes on beyond the picture, perhaps."""
@@ -157,14 +169,18 @@ def find_slope(parts: list[Part]) -> float:
     return float(np.median(slopes)) if len(slopes) > 2 else 0.0
 
 
+def gap(a: Part, b: Part) -> int:
+    """Return how far two parts are apart, in the direction in which they are further apart."""
+    beside = max(a.left, b.left) - min(a.right, b.right)
+    return max(beside, max(a.top, b.top) - min(a.bottom, b.bottom))
+
+
 def stacked(a: Part, b: Part, height: float) -> bool:
-    """Whether one of two parts stands on the other, and both may be halves of a digit."""
+    """Whether one of two parts stands on the other, and they may be halves of a digit."""
     shared = min(a.right, b.right) - max(a.left, b.left)
-    gap = max(a.top, b.top) - min(a.bottom, b.bottom)
     whole = max(a.bottom, b.bottom) - min(a.top, b.top)
-    return (
-        shared > 0.5 * min(a.width, b.width) and gap < 0.25 * height and whole < 1.4 * height
-    )
+    over = shared > 0.5 * min(a.width, b.width)
+    return over and gap(a, b) < 0.25 * height and whole < 1.4 * height
 
 
 def find_lines(parts: list[Part], height: float) -> list[list[Part]]:
@@ -179,7 +195,9 @@ def find_lines(parts: list[Part], height: float) -> list[list[Part]]:
             below[0].append(part)
         else:
             lines.append([part])
-    return sorted(lines, key=lambda line: np.mean([p.middle[0] - slope * p.middle[1] for p in line]))
+    return sorted(
+        lines, key=lambda line: np.mean([p.middle[0] - slope * p.middle[1] for p in line])
+    )
 
 
 # ---- Digits ------------------------------------------------------------------------------
@@ -229,7 +247,13 @@ def cut(part: Part, height: float) -> tuple[list[Part], list[float]]:
     parts, costs = [], []
     for i, box in enumerate(scipy.ndimage.find_objects(np.where(part.mask, region + 1, 0))):
         if box is not None:
-            parts.append(Part((region[box] == i) & part.mask[box], part.top + box[0].start, part.left + box[1].start))
+            parts.append(
+                Part(
+                    (region[box] == i) & part.mask[box],
+                    part.top + box[0].start,
+                    part.left + box[1].start,
+                )
+            )
             costs.append(CUT[0] + CUT[1] * thickness[cuts[i - 1]] if i else 0.0)
     return parts, costs
 
@@ -241,90 +265,108 @@ def typical(values: list[float], weights: list[float]) -> float:
     return float(np.array(values)[order][np.searchsorted(sums, sums[-1] / 2)])
 
 
-class Line:
-    """The parts of a line from left to right, and what runs of them may be one digit."""
+class Lattice:
+    """The parts of a line from left to right, and the runs of them that may be one digit.
 
-    def __init__(self, parts, height, readings):
+    A part that the network is sure of, as high as the others, is a digit; another one may be cut.
+    """
+
+    def __init__(self, line: list[Part], height: float, readings: dict[Part, Any]) -> None:
         self.height = height
-        self.parts, self.costs = [], []
-        for part in sorted(parts, key=lambda part: part.left):
-            wide = part.width > 0.5 * height and part.height > 0.6 * height
-            if part.width > 1.1 * height or (wide and readings[part].confidence < 0.95):
-                pieces, costs = cut(part, height)
-            else:
-                pieces, costs = [part], [0.0]
-            self.parts += pieces
+        self.settled = {
+            p for p in line if readings[p].confidence > SURE and p.height > 0.6 * height
+        }
+        self.parts: list[Part] = []
+        self.costs: list[float] = []  # of what is between a part and the one before it
+        for part in sorted(line, key=lambda part: part.left):
+            wide = part.width > (1.1 if part in self.settled else 0.5) * height
+            whole = not wide or part.height < 0.6 * height
+            parts, costs = ([part], [0.0]) if whole else cut(part, height)
+            self.parts += parts
             self.costs += costs
-        self.runs = {}
-        n = len(self.parts)
-        for i in range(n):
-            for j in range(i + 1, min(i + MOST_PARTS, n) + 1):
-                run = self.parts[i:j]
-                whole = join(run)
-                settled = [p in readings and readings[p].confidence > SURE and p.height > 0.6 * height for p in run]
-                gaps = [b.left - a.right for a, b in zip(run, run[1:], strict=False)]
-                if whole.height < HEIGHTS[0] * height:
-                    continue
-                if len(run) > 1 and (
-                    all(settled)
-                    or max(gaps) > 0.25 * height
-                    or whole.height > 1.8 * height
-                    or whole.width > 1.5 * height + 2
-                ):
-                    continue
-                self.runs[i, j] = whole
+        numbers = range(len(self.parts))
+        runs = {
+            (i, j + 1): self.parts[i : j + 1] for i in numbers for j in numbers[i : i + MOST_PARTS]
+        }
+        wholes = {ends: join(run) for ends, run in runs.items()}
+        self.runs = {
+            ends: wholes[ends] for ends, run in runs.items() if self.fit(run, wholes[ends])
+        }
 
-    def best_path(self, readings):
-        """Viterbi."""
-        best = [(0.0, [])]
+    def fit(self, run: list[Part], whole: Part) -> bool:
+        """Whether parts side by side may be one digit."""
+        if whole.height < HEIGHTS[0] * self.height:
+            return False
+        if len(run) == 1:
+            return True
+        gap = max(b.left - a.right for a, b in itertools.pairwise(run))
+        small = whole.height < 1.8 * self.height and whole.width < 1.5 * self.height + 2
+        return gap <= 0.25 * self.height and small and not self.settled.issuperset(run)
+
+    def best_path(self, readings: dict[Part, Any]) -> list[Part]:
+        """Return the digits that are likeliest together (Viterbi): some parts may be left out."""
+        paths: list[tuple[float, list[Part]]] = [(0.0, [])]
         for j, part in enumerate(self.parts, start=1):
-            cost = SKIP * min(1, max(part.mask.shape) / self.height) ** 2
-            options = [(best[-1][0] - cost - self.costs[j - 1], best[-1][1])]
+            size = min(1, max(part.mask.shape) / self.height)
+            score, digits = paths[-1]
+            options = [(score - self.costs[j - 1] - SKIP * size**2, digits)]
             for i in range(max(0, j - MOST_PARTS), j):
                 if whole := self.runs.get((i, j)):
-                    reading = readings[whole]
-                    options.append((best[i][0] - self.costs[i] + math.log(reading.confidence), best[i][1] + [(whole, reading)]))
-            best.append(max(options, key=lambda option: option[0]))
-        return best[-1][1]
+                    score, digits = paths[i]
+                    score += math.log(readings[whole].confidence) - self.costs[i]
+                    options.append((score, [*digits, whole]))
+            paths.append(max(options, key=lambda option: option[0]))
+        return paths[-1][1]
 
 
-def read_page(gray, classify):
+def find_lattices(page: Page, parts: list[Part], readings: dict[Part, Any]) -> list[Lattice]:
+    """Group what may be digits to lines; what is far too large, small, pale or strong is none.
+
+    How large and how strong digits are, those tell that the network is sure of.
+    """
+    strengths = {part: page.strength(part) for part in parts}
+    sure = [part for part in parts if readings[part].confidence > SURE]
+    sure = [part for part in sure if not page.touches_edge(part)] or sure or parts
+    weights = [math.sqrt(part.mask.sum() * strengths[part]) for part in sure]
+    height = typical([part.height for part in sure], weights)
+    strength = typical([strengths[part] for part in sure], weights)
+    parts = [p for p in parts if STRENGTHS[0] < strengths[p] / strength < STRENGTHS[1]]
+    large = [part for part in parts if HEIGHTS[0] < part.height / height < HEIGHTS[1]]
+    small = [part for part in parts if part.height <= HEIGHTS[0] * height]
+    lattices = []
+    for line in find_lines(large, height):
+        known = [part for part in line if readings[part].confidence > SURE] or line
+        middle = typical([part.height for part in known], [1.0] * len(known))
+        near = [part for part in small if any(gap(part, p) < 0.3 * middle for p in line)]
+        lattices.append(Lattice(line + near, middle, readings))
+    return lattices
+
+
+def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box]]]:
+    """Find the digits of a picture, gray values (H, W) in 0..1.
+
+    Returns lines from top to bottom, each with its digits from left to right: what the network
+    says of a digit, and its box (left, top, right, bottom), in parts of the width and the height.
+    What the network is unsure of is there, too. Raises ValueError if there is no ink.
+    """
     page = Page(gray)
-    readings = {}
+    readings: dict[Part, Any] = {}
 
-    def read(parts):
-        parts = [p for p in parts if p not in readings]
-        if parts:
-            pixels = np.stack([page.draw(part) for part in parts])
+    def read(parts: Iterable[Part]) -> None:
+        parts = [part for part in parts if part not in readings]
+        for start in range(0, len(parts), BATCH):
+            batch = parts[start : start + BATCH]
+            pixels = np.stack([page.draw(part) for part in batch])
             answers = classify(normalize(torch.from_numpy(255 * pixels)))
-            readings.update(zip(parts, answers, strict=True))
+            readings.update(zip(batch, answers, strict=True))
 
     parts = page.find_parts()
+    if not parts:
+        return []
     read(parts)
-    sure = [p for p in parts if readings[p].confidence > SURE]
-    sure = [p for p in sure if not page.touches_edge(p)] or sure or parts
-    strengths = {p: page.strength(p) for p in parts}
-    weights = [math.sqrt(p.mask.sum() * strengths[p]) for p in sure]
-    height = typical([p.height for p in sure], weights)
-    strength = typical([strengths[p] for p in sure], weights)
-    parts = [p for p in parts if STRENGTHS[0] < strengths[p] / strength < STRENGTHS[1]]
-    large = [p for p in parts if HEIGHTS[0] < p.height / height < HEIGHTS[1]]
-    small = [p for p in parts if p.height <= HEIGHTS[0] * height]
-    lines = []
-    for line in find_lines(large, height):
-        known = [p for p in line if readings[p].confidence > SURE] or line
-        h = typical([p.height for p in known], [1] * len(known))
-        near = [
-            p
-            for p in small
-            if any(
-                max(p.left - q.right, q.left - p.right) < 0.3 * h and max(p.top - q.bottom, q.top - p.bottom) < 0.3 * h
-                for q in line
-            )
-        ]
-        lines.append(Line(line + near, h, readings))
-    read([p for line in lines for p in line.runs.values()])
-    found = [line.best_path(readings) for line in lines]
-    inner = [any(not page.touches_edge(p) for p, _ in line) for line in found]
-    found = [line for line, i in zip(found, inner) if i or not any(inner)]
-    return found, page.zoom
+    lattices = find_lattices(page, parts, readings)
+    read(whole for lattice in lattices for whole in lattice.runs.values())
+    lines = [lattice.best_path(readings) for lattice in lattices]
+    # What is at the edge goes on beyond it, and is a digit only beside others.
+    inner = [line for line in lines if not all(page.touches_edge(part) for part in line)]
+    return [[(readings[part], page.box(part)) for part in line] for line in inner or lines]

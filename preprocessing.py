@@ -4,14 +4,16 @@ The network knows MNIST's digits only. So a photograph, a scan or a drawing is d
 is found, and drawn anew in MNIST's geometry.
 """
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 import scipy
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
 
@@ -39,13 +41,20 @@ def preprocess(image: ImageLike) -> torch.Tensor:
         ValueError: it is no image, damaged, blank, or of a wrong shape, type or range.
         OSError: the file can't be read; FileNotFoundError if there is none.
     """
+    with naming(image):
+        pixels = to_mnist(to_grayscale(image)[0])
+    return normalize(torch.from_numpy(255 * pixels).unsqueeze(0))[0]  # (1, 28, 28)
+
+
+@contextlib.contextmanager
+def naming(image: ImageLike) -> Iterator[None]:
+    """Name the file, if it is one, where something is wrong with an image."""
     try:
-        pixels = to_mnist(to_grayscale(image))
+        yield
     except ValueError as error:
         if isinstance(image, str | os.PathLike):
             raise ValueError(f"{os.fspath(image)}: {error}") from error
         raise
-    return normalize(torch.from_numpy(255 * pixels).unsqueeze(0))[0]  # (1, 28, 28)
 
 
 def preprocess_batch(images: list[ImageLike]) -> torch.Tensor:
@@ -71,23 +80,34 @@ def to_image(preprocessed: torch.Tensor) -> Image.Image:
 # ---- From any image to gray values -------------------------------------------------------
 
 
-def to_grayscale(image: ImageLike) -> np.ndarray:
-    """Decode an image of any kind to gray values, float32 (H, W) in 0..1, upright."""
+def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode an image of any kind, upright.
+
+    Returns gray values, float32 (H, W) in 0..1, and the width and height of the whole image,
+    which may be several times as large.
+    """
     if isinstance(image, torch.Tensor):
         image = tensor_to_array(image)
     if isinstance(image, np.ndarray):
         image = array_to_image(image)
     if isinstance(image, Image.Image):
-        return flatten(image)
+        return flatten(image), upright_size(image)
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             check_size(*opened.size)
+            size = upright_size(opened)
             opened.draft("RGB", (5 * WORK_SIZE, 5 * WORK_SIZE))  # a JPEG is decoded small, fast
-            return flatten(opened)
+            return flatten(opened), size
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         if isinstance(error, OSError) and error.errno is not None:
             raise  # no such file, a folder, no permission: the system's own words
         raise ValueError(f"not an image that can be read ({error})") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height that an image has when its EXIF orientation is heeded."""
+    on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return image.size[::-1] if on_its_side else image.size
 
 
 def tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
@@ -254,17 +274,16 @@ def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
 
 
 def find_contrast(
-    gray: np.ndarray, small: bool, widest: float = 0.36
+    gray: np.ndarray, small: bool, widest: float = 0.36, blur: float = 0.002
 ) -> tuple[np.ndarray, float, float]:
     """Return how far each pixel is from the paper, (H, W), and the level of ink and of noise.
 
-    No stroke is wider than `widest`, a share of the longer side. Raises ValueError if there is
-    no ink.
+    No stroke is wider than `widest`, a share of the longer side, and details below `blur`, such a
+    share too, are lost. Raises ValueError if there is no ink.
     """
     is_light = small_ink_is_light if small else ink_is_light
     light = gray if is_light(gray) else 1 - gray  # ink is light from here on
-    size = max(light.shape)
-    light = scipy.ndimage.gaussian_filter(light, 0.002 * size)
+    light = scipy.ndimage.gaussian_filter(light, blur * max(light.shape))
     ink = subtract_paper(light if small else subtract_wide(light, widest))
     below = ink[ink < 0]  # where paper strays to, and ink never does
     noise = np.sqrt((below**2).mean()) if below.size else 0.0

@@ -42,16 +42,21 @@ class Picture(NamedTuple):
     image: Image.Image
 
 
-def pictures_in(folder: Path) -> Iterator[Picture]:
-    """Yield the pictures of a folder that its table names."""
+def rows_of_table(folder: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of the table of a folder: FOLDER.tsv, in it or beside it."""
     tables = [folder / f"{folder.name}.tsv", folder.with_suffix(".tsv")]
     table = next((path for path in tables if path.exists()), None)
     if table is None:
         raise FileNotFoundError(f"no table {folder.name}.tsv in {folder} or beside it")
     with open(table, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            with Image.open(folder / row["file"]) as image:
-                yield Picture(row["file"], row["kind"], int(row["answer"]), image)
+        yield from csv.DictReader(file, delimiter="\t")
+
+
+def pictures_in(folder: Path) -> Iterator[Picture]:
+    """Yield the pictures of a folder that its table names."""
+    for row in rows_of_table(folder):
+        with Image.open(folder / row["file"]) as image:
+            yield Picture(row["file"], row["kind"], int(row["answer"]), image)
 
 
 def digits_of_scikit_learn() -> Iterator[Picture]:

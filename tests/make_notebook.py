@@ -27,6 +27,7 @@ CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
 # All that the notebook imports but for model.py, which it shows.
 PACKED_MODULES = ["layers.py", "distributed.py", "checkpoint.py", "data.py", "preprocessing.py"]
 PACKED_MODULES += [
+    "page.py",
     "handwriting.py",
     "plots.py",
     "train.py",
