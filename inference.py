@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from checkpoint import load_checkpoint, write_atomically
+from checkpoint import load_checkpoint, prepare_streams, write_atomically
 from kaggle import write_submission
 from model import IMAGE_SIZE
 from page import read_page
@@ -236,9 +236,7 @@ def save_png(path: str, image: Image.Image) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name that they can't encode is still told
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,  # an error is one line
         description="Read the handwritten digit in each image.",

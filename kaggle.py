@@ -5,12 +5,13 @@ https://www.kaggle.com/competitions/digit-recognizer
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from checkpoint import write_atomically
+from checkpoint import open_regular, write_atomically
 from model import IMAGE_SIZE, NUM_CLASSES
+
+MAX_TABLE_SIZE = 500_000_000  # bytes; Kaggle's train.csv has 77 million
 
 
 def read_kaggle(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
@@ -20,11 +21,16 @@ def read_kaggle(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]
     (N, 28, 28), and the labels, uint8 (N,), or None if the table has none.
 
     Raises:
-        ValueError: names the first line that does not hold what it should.
+        ValueError: names the first line that does not hold what it should, or the file if it
+            is too large.
         OSError: the file can't be read; FileNotFoundError if there is none.
     """
     pixels = [f"pixel{i}" for i in range(IMAGE_SIZE**2)]
-    header, *lines = Path(path).read_bytes().rstrip().split(b"\n")
+    with open_regular(path) as file:
+        content = file.read(MAX_TABLE_SIZE + 1)
+    if len(content) > MAX_TABLE_SIZE:
+        raise ValueError(f"{path}: too large: over {MAX_TABLE_SIZE:,} bytes")
+    header, *lines = content.rstrip().split(b"\n")
     names = [name.strip(' "') for name in header.decode("utf-8-sig", "replace").strip().split(",")]
     labelled = names[0] == "label"
     if names[labelled:] != pixels:

@@ -30,6 +30,7 @@ from checkpoint import (
     claim_folder,
     load_checkpoint,
     load_with_checksum,
+    prepare_streams,
     save_checkpoint,
     save_with_checksum,
     write_atomically,
@@ -406,6 +407,8 @@ def describe(history: dict, command: str) -> dict:
 
 DRY_RUN_BATCHES = 3
 STATE_FORMAT = "mnist-classifier state of a run"
+OUTPUTS = ("training_state.pt", "history.json", "history.png", "confusion_matrix.png")
+OUTPUTS += ("mistakes.png", "mnist_cnn.pt")
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Settings]:
@@ -485,7 +488,7 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     settings = Settings(**from_first(lambda: dataclasses.asdict(settings)))
     command = command_line(arguments, settings)
     lock = FileLock(output_dir / ".lock")
-    from_first(lambda: claim_folder(lock))
+    from_first(lambda: claim_folder(lock, OUTPUTS))
     train_digits, test_digits = (Digits(**x) for x in from_first(lambda: read_data(arguments)))
     if arguments.dry_run:
         settings = dataclasses.replace(settings, epochs=min(settings.epochs, 2))
@@ -525,8 +528,7 @@ def print_results(run: Trainer, output_dir: Path, seconds: float) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    if hasattr(sys.stdout, "reconfigure"):  # a folder may have a name that is not UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
+    prepare_streams()
     try:
         with joined():
             return run_command(*parse_arguments(argv))

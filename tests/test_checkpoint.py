@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+import train
 from checkpoint import (
     CHECKSUM_SIZE,
     FORMAT_VERSION,
@@ -187,3 +189,37 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, f
         write_atomically(path, bytes(2000))
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_link_stays_a_link_and_pipes_and_devices_stay_what_they_are(tmp_path):
+    (tmp_path / "inner").mkdir()
+    link, target, pipe = tmp_path / "link", tmp_path / "inner" / "target", tmp_path / "pipe"
+    link.symlink_to(target)
+    for content in (b"new", b"newer"):  # there is no target at first
+        write_atomically(link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+    (tmp_path / "null").symlink_to(os.devnull)  # the device itself is not put at risk
+    write_atomically(tmp_path / "null", b"nowhere")
+    assert (tmp_path / "null").is_char_device()
+    with pytest.raises(OSError, match="/dev/full"):
+        write_atomically("/dev/full", b"nowhere")
+
+
+def test_a_folder_where_an_output_goes_is_said_before_training(tmp_path, capsys):
+    for name in train.OUTPUTS:
+        (tmp_path / name).mkdir()
+        assert train.main(["--sample", "--output-dir", str(tmp_path)]) == 1
+        (tmp_path / name).rmdir()
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert f"{tmp_path / name}: a folder, where a file goes" in err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
