@@ -446,7 +446,7 @@ def find_rules(mask: np.ndarray, shortest: float, least: float) -> tuple[np.ndar
     for i in range(1, n_groups + 1):
         on_line = groups_of_pixels == i
         through = np.bincount(columns[on_line], minlength=width) > 0
-        whole = through.mean() > 0.95 and through[:edge].any() and through[-edge:].any()
+        whole = through.mean() > 0.7 and through[:edge].any() and through[-edge:].any()
         if whole and inked[groups == i].max() > least:  # ink hides the rest of it
             lines[rows[on_line], columns[on_line]] = True
             count += 1
