@@ -58,7 +58,7 @@ STYLE = """
 .digit-canvas .row.best { font-weight: bold; }
 .digit-canvas .track { flex: 1; border-radius: 3px; background: rgb(128 128 128 / 0.2); }
 .digit-canvas .bar { height: 12px; width: 0; border-radius: 3px; background: #1a73e8; }
-.digit-canvas .percent { width: 56px; text-align: right; font-variant-numeric: tabular-nums; }
+.digit-canvas .percent { width: 60px; text-align: right; font-variant-numeric: tabular-nums; }
 .digit-canvas .seen:not([hidden]) { display: flex; align-items: center; gap: 12px; }
 .digit-canvas img { width: 84px; height: 84px; margin-top: 12px; image-rendering: pixelated; }
 .digit-canvas.waiting .answer { opacity: 0.5; }

@@ -258,8 +258,9 @@ def test_a_single_digit_has_ten_bars_and_what_the_network_saw(page):
     take_picture(page, "digit")
 
 
-def test_a_dot_is_no_digit(page):
-    draw(page, [[(0.5, 0.5)]])
+def test_ink_in_which_no_digit_is_found_is_no_digit(page):
+    page.route("**/read", lambda route: route.fulfill(json={"lines": []}))
+    draw(page, STROKES[4])
     assert answer(page).split() == ["?", "no", "digit"]
 
 
