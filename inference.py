@@ -42,6 +42,7 @@ from preprocessing import (
 )
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
+LEAST_SHARE = 0.5  # of what may be digits, that must be sure, for a picture to hold any
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 
 
@@ -123,7 +124,8 @@ class MNISTPredictor:
         """Find and read all the digits in one image, such as a number or a page of them.
 
         Returns its lines from top to bottom, each with its digits from left to right, without
-        what the network is less sure of than `least_confidence`; [] if there is ink, but no digit.
+        what the network is less sure of than `least_confidence`; [] if there is ink, but no digit,
+        or if that is so of most of what might be some.
 
         Raises:
             ValueError, OSError: as `predict`.
@@ -137,7 +139,7 @@ class MNISTPredictor:
             least = math.floor(left * width), math.floor(top * height)
             return *least, math.ceil(right * width), math.ceil(bottom * height)
 
-        found = [
+        sure = [
             [
                 FoundDigit(*prediction, in_pixels(box))
                 for prediction, box in line
@@ -145,7 +147,10 @@ class MNISTPredictor:
             ]
             for line in lines
         ]
-        return [line for line in found if line]
+        # A few strokes of a drawing may look like digits: where most do not, none is one.
+        if sum(map(len, sure)) < LEAST_SHARE * sum(map(len, lines)):
+            return []
+        return [line for line in sure if line]
 
     @torch.inference_mode()
     def classify(self, images: torch.Tensor) -> list[Prediction]:

@@ -347,7 +347,7 @@ def small_ink_is_light(gray: np.ndarray) -> bool:
     Ink may cover half of a tight crop. But the border is mostly paper even there, and ink is in
     fewer pieces.
     """
-    middle, spread = (gray.min() + gray.max()) / 2, np.ptp(gray)
+    middle, spread = (gray.min() + gray.max()) / 2, max(np.ptp(gray), 1e-6)
     light = gray > middle
     dark_pieces, light_pieces = (
         scipy.ndimage.label(side, np.ones((3, 3)))[1] for side in (~light, light)

@@ -60,7 +60,7 @@ class Settings:
     momentum: float = option(0.9, "Nesterov's, unless it is 0")
     weight_decay: float = option(1e-4, "of weights; biases have none")
     handwriting: float = option(0.1, "share of drawings of ways of writing that MNIST lacks")
-    non_digits: float = option(0.1, "share of drawings of no digit, to be unsure of")
+    non_digits: float = option(0.0, "share of drawings of no digit, to be unsure of")
     seed: int = option(0, "same seed, machine and number of threads: same weights, bit for bit")
     device: str = option("auto", "auto, cpu, cuda, mps or xpu; auto prefers an accelerator")
     precision: str = option("auto", "float32 or bfloat16; auto: bfloat16 where it is native")
