@@ -22,7 +22,7 @@ from inference import MNISTPredictor, Prediction
 from model import normalize
 from train import evaluate
 
-FUZZED_FILES = int(os.environ.get("FUZZED_FILES", "300"))
+FUZZED_FILES = int(os.environ.get("FUZZED_FILES", "100"))
 
 
 @pytest.fixture(scope="module")
