@@ -282,7 +282,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.save_preprocessed or arguments.annotated:
             paths = list(itertools.islice(paths, 2))
             if len(paths) > 1:
-                parser.error("--save-preprocessed and --annotated take one image, not several")
+                option = "--annotated" if arguments.annotated else "--save-preprocessed"
+                parser.error(f"{option} takes one image, not several")
         # Several processes that torchrun started take turns.
         rank = int(os.environ.get("RANK", 0))
         n_processes = int(os.environ.get("WORLD_SIZE", 1))

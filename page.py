@@ -23,12 +23,12 @@ from preprocessing import (
     SMALL,
     WEAK,
     draw_pieces,
+    erode,
     find_contrast,
     remove_rules,
     resize,
     resize_to,
     sharpen,
-    slide,
 )
 
 PAGE_SIZES = (256, 1024)  # pixels of the longer side of a picture in which ink is looked for
@@ -94,7 +94,7 @@ class Page:
 
     def find_parts(self) -> list[Part]:
         """Return the connected pieces of ink, without rules and dust."""
-        mask = remove_rules(self.ink > WEAK, shortest=0.025, least=0.55)
+        mask = remove_rules(self.ink > WEAK, shortest=0.025)
         labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
         strong = np.bincount(labels[mask & (self.ink > 0.5)], minlength=count + 1) > 0
         least = max(3, LEAST_EXTENT * max(mask.shape))
@@ -119,7 +119,7 @@ class Page:
 
     def strength(self, part: Part) -> float:
         """Return how much ink the pen left on its way: the contrast times the width of strokes."""
-        inner = slide(np.pad(part.mask, 1), 3, 3, np.logical_and)
+        inner = erode(np.pad(part.mask, 1), 3, 3)[1:-1, 1:-1]
         edge = (part.mask & ~inner).sum()
         contrast = self.contrast[part.top : part.bottom, part.left : part.right][part.mask]
         return float(np.median(contrast)) * 2 * part.mask.sum() / edge

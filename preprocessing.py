@@ -258,8 +258,7 @@ def inside_frame(gray: np.ndarray) -> np.ndarray | None:
     box = tuple(slice(*end) for end in ends)
     inner = differs[box]
     lines = inner[[0, 0, -1, -1], [0, -1, 0, -1]], inner[0], inner[-1], inner[:, 0], inner[:, -1]
-    outlined = inner.mean() < 0.5  # a box around the digit, drawn on the same sheet
-    if inner.shape == small.shape or outlined or min(line.mean() for line in lines) < 0.75:
+    if inner.shape == small.shape or min(line.mean() for line in lines) < 0.75:
         return gray
     inside = inside_frame(gray[tuple(slice(start * step, stop * step) for start, stop in ends)])
     return gray if inside is None else inside
@@ -333,12 +332,14 @@ def ink_is_light(gray: np.ndarray) -> bool:
     ink. And the border is mostly paper.
     """
     gray = resize_to(gray, PAPER_SIZE)
-    detail = gray - scipy.ndimage.gaussian_filter(gray, 0.1 * max(gray.shape))
-    skew = (detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5
-    paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
+    skews = []
+    for sigma in (0.06, 0.12):
+        detail = gray - scipy.ndimage.gaussian_filter(gray, sigma * max(gray.shape))
+        skews.append((detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5)
     dark, light = (subtract_wide(side).clip(1e-3, 1).mean() for side in (1 - gray, gray))
     less = np.clip(np.log(dark / light), -1.5, 1.5)
-    return bool(np.clip(skew, -1, 1) + 0.3 * less + (0.25 if paper else -0.25) > 0)
+    paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
+    return bool(np.clip(np.mean(skews), -1, 1) + 0.3 * less + (0.25 if paper else -0.25) > 0)
 
 
 def small_ink_is_light(gray: np.ndarray) -> bool:
@@ -370,11 +371,18 @@ def subtract_wide(light: np.ndarray, widest: float = 0.36) -> np.ndarray:
     makes ink in the shade as strong as ink in the light.
     """
     side = round(widest * max(light.shape)) | 1
+    room = side // 2
+    inside = (slice(room, -room), slice(room, -room))
     # Outside, shade goes on as at the edge, and ink does not.
-    ground = np.where(light > max(0.88 * light.max(), 0.15), light.min(), light)
-    ground = np.pad(ground, side - 1, mode="edge")
-    ground[side - 1 : 1 - side, side - 1 : 1 - side] = light
-    wide = slide(slide(ground, side, side, np.minimum), side, side, np.maximum)
+    slope = resize(fit_plane(resize_to(light, PAPER_SIZE // 2)), *light.shape)
+    above = light - slope
+    if np.median(np.abs(above)) > 0.03:  # a shadow is no slope
+        slope, above = np.zeros_like(light), light
+    inked = (above > max(0.4 * above.max(), 0.15)) & (light > 0.88 * light.max())
+    ground = np.pad(np.where(inked, above.min(), above), room, mode="edge")
+    ground[inside] = above
+    wide = scipy.ndimage.maximum_filter(scipy.ndimage.minimum_filter(ground, side), side)[inside]
+    wide += slope
     return (light - wide) / np.maximum(1 - wide, 0.1)
 
 
@@ -386,7 +394,7 @@ def subtract_paper(light: np.ndarray) -> np.ndarray:
     small = resize_to(light, PAPER_SIZE)  # paper is smooth: this is where the time would go
     paper = np.percentile(small, 25)  # to begin with: wide shade is gone already
     few = max(4, small.size // 500)
-    for sigma in (0.16, 0.1):
+    for sigma in (0.16, 0.12, 0.1):
         ink = (small - paper) / np.maximum(1 - paper, 0.1)
         mask = (ink < 0.35 * np.partition(ink.ravel(), -few)[-few]).astype(np.float32)
         mean = (small * mask).sum() / max(mask.sum(), 1)  # stands in far from all paper
@@ -397,15 +405,30 @@ def subtract_paper(light: np.ndarray) -> np.ndarray:
     return (light - paper) / np.maximum(1 - paper, 0.1)
 
 
-def remove_rules(mask: np.ndarray, shortest: float = 0.1, least: float = 0.3) -> np.ndarray:
+def fit_plane(values: np.ndarray) -> np.ndarray:
+    """Return the plane, float32 (H, W), that most of the values lie near: light from one side.
+
+    Least absolute deviations, by reweighted least squares: ink is no more than an outlier.
+    """
+    rows, columns = np.mgrid[: values.shape[0], : values.shape[1]]
+    terms = np.stack([np.ones(values.size), rows.ravel(), columns.ravel()], axis=1)
+    target, weights = values.ravel().astype(np.float64), np.ones(values.size)
+    for _ in range(6):
+        scaled = terms * weights[:, None]  # the normal equations are but three
+        plane = terms @ np.linalg.lstsq(scaled.T @ terms, scaled.T @ target, rcond=None)[0]
+        weights = 1 / (np.abs(target - plane) + 0.01)
+    return plane.reshape(values.shape).astype(np.float32)
+
+
+def remove_rules(mask: np.ndarray, shortest: float = 0.1) -> np.ndarray:
     """Take the lines of ruled or squared paper out of a mask of ink, (H, W).
 
     A rule is thin and runs from one end of the image to the other, straight but perhaps a little
     askew. A single one must be thinner than the strokes, or it may be one of them. Where a stroke
     crosses a rule, the gap is closed again.
     """
-    flat, n_flat = find_rules(mask, shortest, least)
-    upright, n_upright = find_rules(mask.T, shortest, least)
+    flat, n_flat = find_rules(mask, shortest)
+    upright, n_upright = find_rules(mask.T, shortest)
     rest = mask & ~flat & ~upright.T
     if n_flat + n_upright == 1 and rest.any():
         thickness, of_strokes = (depth(part).max() for part in (mask & ~rest, rest))
@@ -420,11 +443,10 @@ def remove_rules(mask: np.ndarray, shortest: float = 0.1, least: float = 0.3) ->
     return mask
 
 
-def find_rules(mask: np.ndarray, shortest: float, least: float) -> tuple[np.ndarray, int]:
+def find_rules(mask: np.ndarray, shortest: float) -> tuple[np.ndarray, int]:
     """Return the mask of the thin lines along the rows that run through it, and their number.
 
-    They are parallel: the slope is that under which the pixels of thin runs add up best. Between
-    strokes a rule shows in runs of `shortest` or more, `least` of it in all: parts of the width.
+    They are parallel: the slope is that under which the pixels of thin runs add up best.
     """
     height, width = mask.shape
     near = dilate(mask, 3, 1)
@@ -439,45 +461,48 @@ def find_rules(mask: np.ndarray, shortest: float, least: float) -> tuple[np.ndar
     profiles = [np.bincount(level(rows, columns, slope), minlength=height) for slope in slopes]
     best = int(np.argmax([(profile.astype(float) ** 2).sum() for profile in profiles]))
     inked = profiles[best] / width  # how much of each line there is
-    groups, n_groups = scipy.ndimage.label(inked > 0.7 * least)
+    groups, n_groups = scipy.ndimage.label(inked > 0.4)
     rows, columns = np.nonzero(near)
     groups_of_pixels = groups[level(rows, columns, slopes[best])]
-    lines, count, edge = np.zeros_like(mask), 0, 1 + width // 50
+    lines, count = np.zeros_like(mask), 0
     for i in range(1, n_groups + 1):
         on_line = groups_of_pixels == i
-        through = np.bincount(columns[on_line], minlength=width) > 0
-        whole = through.mean() > 0.7 and through[:edge].any() and through[-edge:].any()
-        if whole and inked[groups == i].max() > least:  # ink hides the rest of it
+        ends = columns[on_line].min(), columns[on_line].max() + 1
+        if inked[groups == i].max() > 0.55 and ends[0] <= 0.02 * width and ends[1] >= 0.98 * width:
             lines[rows[on_line], columns[on_line]] = True
             count += 1
     return lines, count
 
 
-def slide(values: np.ndarray, height: int, width: int, combine: np.ufunc) -> np.ndarray:
-    """Combine values, (H, W), over each rectangle of a size that lies within them.
+def slide(mask: np.ndarray, sizes: tuple[int, int], before: tuple[int, int], combine: np.ufunc):
+    """Combine a mask, (H, W), over a rectangle of so many pixels that begins so many before each.
 
-    Returns (H - height + 1, W - width + 1). It takes twice as many with each step: a dozen times
-    as fast as scipy.ndimage's morphology.
+    Twice as many with each step: a dozen times as fast as scipy.ndimage's binary morphology.
     """
-    for axis, size in enumerate((height, width)):
-        values, done = values.swapaxes(0, axis), 1
-        while done < size:
-            step = min(done, size - done)
-            values, done = combine(values[:-step], values[step:]), done + step
-        values = values.swapaxes(0, axis)
-    return values
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = before[axis], sizes[axis] - 1 - before[axis]
+        mask, done = np.pad(mask, pad).swapaxes(0, axis), 1
+        while done < sizes[axis]:
+            step = min(done, sizes[axis] - done)
+            mask, done = combine(mask[:-step], mask[step:]), done + step
+        mask = mask.swapaxes(0, axis)
+    return mask
 
 
 def dilate(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Grow a mask, (H, W), by a rectangle."""
-    room = [((size - 1) // 2, size // 2) for size in (height, width)]
-    return slide(np.pad(mask, room), height, width, np.logical_or)
+    """Grow a mask by a rectangle."""
+    return slide(mask, (height, width), ((height - 1) // 2, (width - 1) // 2), np.logical_or)
+
+
+def erode(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Shrink a mask by a rectangle."""
+    return slide(mask, (height, width), (height // 2, width // 2), np.logical_and)
 
 
 def opening(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Keep of a mask, (H, W), what a rectangle of so many pixels fits into."""
-    padded = np.pad(mask, [(height - 1, height - 1), (width - 1, width - 1)])
-    return slide(slide(padded, height, width, np.logical_and), height, width, np.logical_or)
+    """Keep of a mask what a rectangle of so many pixels fits into."""
+    return dilate(erode(mask, height, width), height, width)
 
 
 class Pieces:
@@ -527,6 +552,8 @@ def find_around(pieces: Pieces) -> np.ndarray:
             wide = pieces.stops[:, 1] - pieces.starts[:, 1]
             above &= (overlap > 0.6 * wide) & (pieces.extents > 0.4 * width)
             above &= (wide < width) | (start[0] - pieces.stops[:, 0] > 0.06 * pieces.extents)
+            above &= start[0] - pieces.stops[:, 0] < pieces.extents
+            above &= pieces.masses > 0.4 * pieces.masses[i]
             around[i] |= above.any()
     return around
 
@@ -536,9 +563,16 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
 
     What is around it goes, the rules of the paper too. Of several digits or stains the largest
     near the middle wins. Pieces that lie close by, for its size, belong to it: broken strokes, a
-    5 and its hat.
+    5 and its hat. Light ink counts where it hangs on to strong ink.
     """
-    mask = fill_outlines(remove_rules(ink > WEAK))
+    mask = remove_rules(ink > WEAK)
+    strong = mask & (ink > 0.5)
+    if not strong.any():
+        mask, strong = ink > WEAK, ink > 0.5
+    # Further away, light ink counts where it is as wide as a stroke: faint rules are not.
+    mask = opening(mask, 5, 5) | (mask & dilate(strong, 15, 15))
+    labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
+    mask = fill_outlines(mask & (np.bincount(labels[strong], minlength=count + 1) > 0)[labels])
     pieces = Pieces(mask, ink)
     around = find_around(pieces)
     starts, stops, masses = pieces.starts, pieces.stops, pieces.masses
@@ -546,11 +580,15 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     # What touches the edge of the image and lies off its middle is seldom the digit.
     sides = (starts == 0).sum(axis=1) + (stops == ink.shape).sum(axis=1)
     off = np.hypot(*(2 * pieces.middles / ink.shape - 1).T).clip(0, 1)
-    penalty = np.array([1, 0.3, 0.1, 0.1, 0.1])[sides]
+    off_middle, in_middle = np.array([[1, 0.3, 0.1, 0.1, 0.1], [1, 1, 1, 0.5, 0.1]])[:, sides]
+    penalty = np.where(off > 0.35, off_middle, in_middle)
     scores = masses * penalty * (1 - 0.4 * off) * ~around
     at_corner = np.isin(pieces.numbers, pieces.labels[[0, 0, -1, -1], [0, -1, 0, -1]])
     chosen = np.arange(len(scores)) == scores.argmax()
-    eligible = (masses > 0.04 * masses[chosen]) & (sides <= sides[chosen]) & ~around & ~at_corner
+    large = pieces.extents[chosen].max() > 0.6 * max(ink.shape)  # it may lie in pieces there
+    eligible = (
+        (masses > 0.04 * masses[chosen]) & (large | (sides <= sides[chosen])) & ~around & ~at_corner
+    )
     eligible &= pieces.strengths > 0.7 * pieces.strengths[chosen]  # the edges of a sheet are weaker
     while True:
         start, stop = starts[chosen].min(axis=0), stops[chosen].max(axis=0)
@@ -592,12 +630,11 @@ def is_sheet(mask: np.ndarray) -> bool:
 def fill_outlines(mask: np.ndarray) -> np.ndarray:
     """Fill the strokes of a digit of which only the outline is drawn, in a mask, (H, W).
 
-    What lies between the two sides of an outline is a stroke itself: long for its width, and slim
-    everywhere. What a ring or a box leaves around a digit is long as well, but fills an ellipse
-    with the digit, and is wide in places.
+    What lies between the two sides of an outline is a stroke itself: it is long, wider than the
+    pen, and about as wide everywhere.
     """
     labels, _ = scipy.ndimage.label(~mask)
-    outside = np.unique(border(labels))
+    outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     for i, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         stroke = labels[box] == i
         extent = max(stroke.shape)
@@ -605,11 +642,11 @@ def fill_outlines(mask: np.ndarray) -> np.ndarray:
             continue
         widths = stroke_widths(stroke)
         width, widest = np.median(widths), widths.max()
-        if stroke.sum() < 5.5 * width**2 or widest > 0.275 * extent:
-            continue
-        full = scipy.ndimage.binary_fill_holes(stroke).mean()
-        around = full > (0.8 if widest < 0.2 * extent else 0.7)
-        if not around and np.median(stroke_widths(mask)) < 1.2 * width:
+        straight = stroke.sum() < 1.1 * width * extent
+        slim = widest < (0.2 if straight else 0.3) * extent and widest < 2.8 * width
+        # A ring or a box around a digit leaves a region as full as an ellipse.
+        full = scipy.ndimage.binary_fill_holes(stroke).mean() > 0.7 and not straight
+        if slim and not full and np.median(stroke_widths(mask)) < 0.7 * width:
             mask = mask.copy()
             mask[box] |= stroke
     return mask
@@ -715,7 +752,6 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
 def draw_pieces(ink: np.ndarray, mask: np.ndarray, small: bool) -> np.ndarray:
     """Draw what a mask, (H, W), holds of the ink as MNIST does: (28, 28) in 0..1."""
     box = bounding_box(mask)
-    ink, mask = ink[box], mask[box]
     if small:
         soft = ink / ink.max()
     else:  # where a stroke is lighter, its own edge counts
@@ -724,7 +760,7 @@ def draw_pieces(ink: np.ndarray, mask: np.ndarray, small: bool) -> np.ndarray:
         soft = np.clip((ink / strength.clip(0.5, 1) - 0.2) / 0.6, 0, 1)
     soft[mask & (ink < WEAK)] = 1  # what was filled
     soft[~dilate(mask, *((13, 13) if small else (5, 5)))] = 0
-    return draw_as_mnist(soft, small)
+    return draw_as_mnist(soft[box], small)
 
 
 def resize_to(gray: np.ndarray, size: int) -> np.ndarray:

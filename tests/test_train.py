@@ -109,7 +109,7 @@ def test_the_loss_of_a_digit_is_cross_entropy_and_what_is_none_is_to_be_uniform(
 
 def test_a_network_that_was_shown_what_is_no_digit_is_unsure_of_it():
     settings = Settings(epochs=6, non_digits=0.1)
-    model, history = train(load_sample(True), load_sample(False), settings)
+    model, history = train.train(load_sample(True), load_sample(False), settings)
     test = load_sample(False)
     none = draw_non_digits(500, 1, test.images, test.labels)
     known, unknown = (
