@@ -159,8 +159,11 @@ class MNISTPredictor:
         The checkpoint's temperature makes the probabilities calibrated (Guo et al. 2017,
         arXiv:1706.04599).
         """
-        images = images.view(-1, 1, IMAGE_SIZE, IMAGE_SIZE).to(self.device)
-        probabilities = (self.model(images) / self.temperature).softmax(dim=1).cpu()  # (N, 10)
+        batches = images.view(-1, 1, IMAGE_SIZE, IMAGE_SIZE).split(BATCH_SIZE)
+        logits = torch.cat(
+            [self.model(batch.to(self.device)).cpu() for batch in batches]
+        )  # (N, 10)
+        probabilities = (logits / self.temperature).softmax(dim=1)
         confidences, digits = probabilities.max(dim=1)
         rows = zip(digits.tolist(), confidences.tolist(), probabilities.tolist(), strict=True)
         return [Prediction(digit, top, tuple(row)) for digit, top, row in rows]

@@ -43,7 +43,6 @@ SLANTS = (-0.5, -0.25, 0.0, 0.25, 0.5)  # of a cut, as a share of the height
 CUT = (0.5, 4.0)  # nats that a cut costs, and that it costs for each height of ink it goes through
 SKIP = 3.0  # nats that it costs to leave out a part as high as a digit
 
-BATCH = 64  # images in one forward pass
 MOST_PIECES = 2000  # of a picture: the largest are looked at
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -240,21 +239,16 @@ def cut(part: Part, height: float) -> tuple[list[Part], list[float]]:
         if len(cuts) > 2.5 * part.width / height:
             break
     cuts.sort()
-    region = np.zeros(part.mask.shape, int)
-    y, x = np.indices(part.mask.shape)
+    labels = part.mask.astype(int)  # 1 before the first cut, one more after each
+    y, x = np.indices(labels.shape)
     for place in cuts:
-        region += x + SLANTS[best[place]] * (y - part.height / 2) >= place
+        labels += part.mask & (x + SLANTS[best[place]] * (y - part.height / 2) >= place)
     parts, costs = [], []
-    for i, box in enumerate(scipy.ndimage.find_objects(np.where(part.mask, region + 1, 0))):
+    for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if box is not None:
-            parts.append(
-                Part(
-                    (region[box] == i) & part.mask[box],
-                    part.top + box[0].start,
-                    part.left + box[1].start,
-                )
-            )
-            costs.append(CUT[0] + CUT[1] * thickness[cuts[i - 1]] if i else 0.0)
+            top, left = part.top + box[0].start, part.left + box[1].start
+            parts.append(Part(labels[box] == label, top, left))
+            costs.append(CUT[0] + CUT[1] * thickness[cuts[label - 2]] if label > 1 else 0.0)
     return parts, costs
 
 
@@ -284,23 +278,21 @@ class Lattice:
             parts, costs = ([part], [0.0]) if whole else cut(part, height)
             self.parts += parts
             self.costs += costs
-        numbers = range(len(self.parts))
-        runs = {
-            (i, j + 1): self.parts[i : j + 1] for i in numbers for j in numbers[i : i + MOST_PARTS]
-        }
-        wholes = {ends: join(run) for ends, run in runs.items()}
-        self.runs = {
-            ends: wholes[ends] for ends, run in runs.items() if self.fit(run, wholes[ends])
-        }
+        self.runs: dict[tuple[int, int], Part] = {}
+        for i, j in itertools.combinations(range(len(self.parts) + 1), 2):
+            if j - i <= MOST_PARTS and self.fit(run := self.parts[i:j]):
+                self.runs[i, j] = join(run)
 
-    def fit(self, run: list[Part], whole: Part) -> bool:
+    def fit(self, run: list[Part]) -> bool:
         """Whether parts side by side may be one digit."""
-        if whole.height < HEIGHTS[0] * self.height:
+        height = max(part.bottom for part in run) - min(part.top for part in run)
+        width = max(part.right for part in run) - min(part.left for part in run)
+        if height < HEIGHTS[0] * self.height:
             return False
         if len(run) == 1:
             return True
         gap = max(b.left - a.right for a, b in itertools.pairwise(run))
-        small = whole.height < 1.8 * self.height and whole.width < 1.5 * self.height + 2
+        small = height < 1.8 * self.height and width < 1.5 * self.height + 2
         return gap <= 0.25 * self.height and small and not self.settled.issuperset(run)
 
     def best_path(self, readings: dict[Part, Any]) -> list[Part]:
@@ -353,12 +345,10 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box]
     readings: dict[Part, Any] = {}
 
     def read(parts: Iterable[Part]) -> None:
-        parts = [part for part in parts if part not in readings]
-        for start in range(0, len(parts), BATCH):
-            batch = parts[start : start + BATCH]
-            pixels = np.stack([page.draw(part) for part in batch])
+        if parts := [part for part in parts if part not in readings]:
+            pixels = np.stack([page.draw(part) for part in parts])
             answers = classify(normalize(torch.from_numpy(255 * pixels)))
-            readings.update(zip(batch, answers, strict=True))
+            readings.update(zip(parts, answers, strict=True))
 
     parts = page.find_parts()
     if not parts:

@@ -84,7 +84,8 @@ class Settings:
                 raise ValueError(f"{name.replace('_', ' ')} must be {rule}, not {value!r}")
         self.device = choose_device(self.device)
         if self.precision == "auto":  # where bfloat16 is only emulated, it is slower
-            self.precision = precisions[1 + computes_in_bfloat16(self.device)]
+            native = computes_in_bfloat16(self.device)
+            self.precision = "bfloat16" if native else "float32"
 
 
 def choose_device(name: str) -> str:
