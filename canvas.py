@@ -16,6 +16,7 @@ import io
 import json
 import sys
 import threading
+import time
 import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -410,7 +411,14 @@ def main(argv: list[str] | None = None) -> int:
             print(f"Draw at {address} (Ctrl-C ends it)", flush=True)
             # In a thread, because a browser that runs in the terminal returns when it is left.
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-            server.serve_forever()
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            try:
+                # Ctrl-C comes here, never between a connection and its thread. Often, because the
+                # signal may wake another thread than this one.
+                while True:
+                    time.sleep(0.5)
+            finally:
+                server.shutdown()
     except KeyboardInterrupt:
         return 0
     except (OSError, ValueError) as error:
