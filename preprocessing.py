@@ -422,7 +422,8 @@ def remove_rules(mask: np.ndarray, shortest: float = 0.1) -> np.ndarray:
     """Take the lines of ruled or squared paper out of a mask of ink, (H, W).
 
     A rule is thin and runs from one end of the image to the other, straight but perhaps a little
-    askew. A single one must be thinner than the strokes, or it may be one of them.
+    askew. A single one must be thinner than the strokes, or it may be one of them. Where a stroke
+    crosses a rule, the gap is closed again.
     """
     flat, n_flat = find_rules(mask, shortest)
     upright, n_upright = find_rules(mask.T, shortest)
@@ -431,7 +432,15 @@ def remove_rules(mask: np.ndarray, shortest: float = 0.1) -> np.ndarray:
         thickness, of_strokes = (depth(part).max() for part in (mask & ~rest, rest))
         if of_strokes < 1.8 * thickness:
             return mask
-    return rest if rest.any() else mask
+    if not rest.any():
+        return mask
+    for lines, count in ((flat, n_flat), (upright.T, n_upright)):
+        if count:
+            thick = lines.sum() / (count * max(lines.shape)) + 2
+            kept = mask & ~lines
+            shape = [(int(2 * thick) | 1, 1), (1, int(2 * thick) | 1)][lines is not flat]
+            mask = kept | (scipy.ndimage.binary_closing(kept, np.ones(shape)) & lines & mask)
+    return mask
 
 
 def find_rules(mask: np.ndarray, shortest: float) -> tuple[np.ndarray, int]:
@@ -459,8 +468,8 @@ def find_rules(mask: np.ndarray, shortest: float) -> tuple[np.ndarray, int]:
     for i in range(1, n_groups + 1):
         on_line = groups_of_pixels == i
         through = np.bincount(columns[on_line], minlength=width) > 0
-        whole = through.mean() > 0.95 and through[:edge].any() and through[-edge:].any()
-        if whole and inked[groups == i].max() > 0.3:  # the digit hides the rest of it
+        least = 0.3 if through.mean() > 0.95 else 0.55  # the digit may hide the rest of it
+        if inked[groups == i].max() > least and through[:edge].any() and through[-edge:].any():
             lines[rows[on_line], columns[on_line]] = True
             count += 1
     return lines, count
@@ -487,10 +496,15 @@ def dilate(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return slide(np.pad(mask, room), height, width, np.logical_or)
 
 
+def erode(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Shrink a mask, (H, W), by a rectangle."""
+    room = [(size // 2, (size - 1) // 2) for size in (height, width)]
+    return slide(np.pad(mask, room), height, width, np.logical_and)
+
+
 def opening(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """Keep of a mask, (H, W), what a rectangle of so many pixels fits into."""
-    padded = np.pad(mask, [(height - 1, height - 1), (width - 1, width - 1)])
-    return slide(slide(padded, height, width, np.logical_and), height, width, np.logical_or)
+    return dilate(erode(mask, height, width), height, width)
 
 
 class Pieces:
