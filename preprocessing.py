@@ -258,7 +258,8 @@ def inside_frame(gray: np.ndarray) -> np.ndarray | None:
     box = tuple(slice(*end) for end in ends)
     inner = differs[box]
     lines = inner[[0, 0, -1, -1], [0, -1, 0, -1]], inner[0], inner[-1], inner[:, 0], inner[:, -1]
-    if inner.shape == small.shape or min(line.mean() for line in lines) < 0.75:
+    outlined = inner.mean() < 0.5  # a box around the digit, drawn on the same sheet
+    if inner.shape == small.shape or outlined or min(line.mean() for line in lines) < 0.75:
         return gray
     inside = inside_frame(gray[tuple(slice(start * step, stop * step) for start, stop in ends)])
     return gray if inside is None else inside
@@ -336,9 +337,9 @@ def ink_is_light(gray: np.ndarray) -> bool:
     for sigma in (0.06, 0.12):
         detail = gray - scipy.ndimage.gaussian_filter(gray, sigma * max(gray.shape))
         skews.append((detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5)
+    paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
     dark, light = (subtract_wide(side).clip(1e-3, 1).mean() for side in (1 - gray, gray))
     less = np.clip(np.log(dark / light), -1.5, 1.5)
-    paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
     return bool(np.clip(np.mean(skews), -1, 1) + 0.3 * less + (0.25 if paper else -0.25) > 0)
 
 
@@ -371,18 +372,15 @@ def subtract_wide(light: np.ndarray, widest: float = 0.36) -> np.ndarray:
     makes ink in the shade as strong as ink in the light.
     """
     side = round(widest * max(light.shape)) | 1
-    room = side // 2
-    inside = (slice(room, -room), slice(room, -room))
     # Outside, shade goes on as at the edge, and ink does not.
     slope = resize(fit_plane(resize_to(light, PAPER_SIZE // 2)), *light.shape)
     above = light - slope
     if np.median(np.abs(above)) > 0.03:  # a shadow is no slope
         slope, above = np.zeros_like(light), light
     inked = (above > max(0.4 * above.max(), 0.15)) & (light > 0.88 * light.max())
-    ground = np.pad(np.where(inked, above.min(), above), room, mode="edge")
-    ground[inside] = above
-    wide = scipy.ndimage.maximum_filter(scipy.ndimage.minimum_filter(ground, side), side)[inside]
-    wide += slope
+    ground = np.pad(np.where(inked, above.min(), above), side - 1, mode="edge")
+    ground[side - 1 : 1 - side, side - 1 : 1 - side] = above
+    wide = slope + slide(slide(ground, side, side, np.minimum), side, side, np.maximum)
     return (light - wide) / np.maximum(1 - wide, 0.1)
 
 
@@ -434,6 +432,8 @@ def remove_rules(mask: np.ndarray, shortest: float = 0.1) -> np.ndarray:
         thickness, of_strokes = (depth(part).max() for part in (mask & ~rest, rest))
         if of_strokes < 1.8 * thickness:
             return mask
+    if not rest.any():
+        return mask
     for lines, count in ((flat, n_flat), (upright.T, n_upright)):
         if count:
             thick = lines.sum() / (count * max(lines.shape)) + 2
@@ -461,47 +461,49 @@ def find_rules(mask: np.ndarray, shortest: float) -> tuple[np.ndarray, int]:
     profiles = [np.bincount(level(rows, columns, slope), minlength=height) for slope in slopes]
     best = int(np.argmax([(profile.astype(float) ** 2).sum() for profile in profiles]))
     inked = profiles[best] / width  # how much of each line there is
-    groups, n_groups = scipy.ndimage.label(inked > 0.4)
+    groups, n_groups = scipy.ndimage.label(inked > 0.2)
     rows, columns = np.nonzero(near)
     groups_of_pixels = groups[level(rows, columns, slopes[best])]
-    lines, count = np.zeros_like(mask), 0
+    lines, count, edge = np.zeros_like(mask), 0, 1 + width // 50
     for i in range(1, n_groups + 1):
         on_line = groups_of_pixels == i
-        ends = columns[on_line].min(), columns[on_line].max() + 1
-        if inked[groups == i].max() > 0.55 and ends[0] <= 0.02 * width and ends[1] >= 0.98 * width:
+        through = np.bincount(columns[on_line], minlength=width) > 0
+        least = 0.3 if through.mean() > 0.95 else 0.55  # the digit may hide the rest of it
+        if inked[groups == i].max() > least and through[:edge].any() and through[-edge:].any():
             lines[rows[on_line], columns[on_line]] = True
             count += 1
     return lines, count
 
 
-def slide(mask: np.ndarray, sizes: tuple[int, int], before: tuple[int, int], combine: np.ufunc):
-    """Combine a mask, (H, W), over a rectangle of so many pixels that begins so many before each.
+def slide(values: np.ndarray, height: int, width: int, combine: np.ufunc) -> np.ndarray:
+    """Combine values, (H, W), over each rectangle of a size that lies within them.
 
-    Twice as many with each step: a dozen times as fast as scipy.ndimage's binary morphology.
+    Returns (H - height + 1, W - width + 1). It takes twice as many with each step: a dozen times
+    as fast as scipy.ndimage's morphology.
     """
-    for axis in (0, 1):
-        pad = [(0, 0), (0, 0)]
-        pad[axis] = before[axis], sizes[axis] - 1 - before[axis]
-        mask, done = np.pad(mask, pad).swapaxes(0, axis), 1
-        while done < sizes[axis]:
-            step = min(done, sizes[axis] - done)
-            mask, done = combine(mask[:-step], mask[step:]), done + step
-        mask = mask.swapaxes(0, axis)
-    return mask
+    for axis, size in enumerate((height, width)):
+        values, done = values.swapaxes(0, axis), 1
+        while done < size:
+            step = min(done, size - done)
+            values, done = combine(values[:-step], values[step:]), done + step
+        values = values.swapaxes(0, axis)
+    return values
 
 
 def dilate(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Grow a mask by a rectangle."""
-    return slide(mask, (height, width), ((height - 1) // 2, (width - 1) // 2), np.logical_or)
+    """Grow a mask, (H, W), by a rectangle."""
+    room = [((size - 1) // 2, size // 2) for size in (height, width)]
+    return slide(np.pad(mask, room), height, width, np.logical_or)
 
 
 def erode(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Shrink a mask by a rectangle."""
-    return slide(mask, (height, width), (height // 2, width // 2), np.logical_and)
+    """Shrink a mask, (H, W), by a rectangle."""
+    room = [(size // 2, (size - 1) // 2) for size in (height, width)]
+    return slide(np.pad(mask, room), height, width, np.logical_and)
 
 
 def opening(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Keep of a mask what a rectangle of so many pixels fits into."""
+    """Keep of a mask, (H, W), what a rectangle of so many pixels fits into."""
     return dilate(erode(mask, height, width), height, width)
 
 
@@ -512,9 +514,12 @@ class Pieces:
         self.labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
         self.numbers = np.arange(1, count + 1)
         weights = ink.clip(0, 1)
-        self.masses = scipy.ndimage.sum_labels(weights, self.labels, self.numbers)
-        middles = scipy.ndimage.center_of_mass(weights, self.labels, self.numbers)
-        self.middles = np.array(middles).reshape(-1, 2)
+        self.masses = np.bincount(self.labels.ravel(), weights.ravel(), count + 1)[1:]
+        moments = [
+            np.bincount(self.labels.ravel(), (weights * places).ravel(), count + 1)[1:]
+            for places in np.ogrid[: ink.shape[0], : ink.shape[1]]
+        ]
+        self.middles = np.stack(moments, axis=1) / self.masses[:, None]
         self.slices = scipy.ndimage.find_objects(self.labels)
         self.strengths = np.array([ink[box].max() for box in self.slices])
         boxes = [[y.start, x.start, y.stop, x.stop] for y, x in self.slices]
@@ -552,8 +557,6 @@ def find_around(pieces: Pieces) -> np.ndarray:
             wide = pieces.stops[:, 1] - pieces.starts[:, 1]
             above &= (overlap > 0.6 * wide) & (pieces.extents > 0.4 * width)
             above &= (wide < width) | (start[0] - pieces.stops[:, 0] > 0.06 * pieces.extents)
-            above &= start[0] - pieces.stops[:, 0] < pieces.extents
-            above &= pieces.masses > 0.4 * pieces.masses[i]
             around[i] |= above.any()
     return around
 
@@ -563,16 +566,12 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
 
     What is around it goes, the rules of the paper too. Of several digits or stains the largest
     near the middle wins. Pieces that lie close by, for its size, belong to it: broken strokes, a
-    5 and its hat. Light ink counts where it hangs on to strong ink.
+    5 and its hat.
     """
     mask = remove_rules(ink > WEAK)
-    strong = mask & (ink > 0.5)
-    if not strong.any():
-        mask, strong = ink > WEAK, ink > 0.5
-    # Further away, light ink counts where it is as wide as a stroke: faint rules are not.
-    mask = opening(mask, 5, 5) | (mask & dilate(strong, 15, 15))
-    labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
-    mask = fill_outlines(mask & (np.bincount(labels[strong], minlength=count + 1) > 0)[labels])
+    # Far from strong ink, light ink counts where it is as wide as a stroke: faint rules are not.
+    mask &= opening(mask, 5, 5) | dilate(mask & (ink > 0.5), 15, 15)
+    mask = fill_outlines(mask)
     pieces = Pieces(mask, ink)
     around = find_around(pieces)
     starts, stops, masses = pieces.starts, pieces.stops, pieces.masses
@@ -580,15 +579,10 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     # What touches the edge of the image and lies off its middle is seldom the digit.
     sides = (starts == 0).sum(axis=1) + (stops == ink.shape).sum(axis=1)
     off = np.hypot(*(2 * pieces.middles / ink.shape - 1).T).clip(0, 1)
-    off_middle, in_middle = np.array([[1, 0.3, 0.1, 0.1, 0.1], [1, 1, 1, 0.5, 0.1]])[:, sides]
-    penalty = np.where(off > 0.35, off_middle, in_middle)
+    penalty = np.array([1, 0.3, 0.1, 0.1, 0.1])[sides]
     scores = masses * penalty * (1 - 0.4 * off) * ~around
-    at_corner = np.isin(pieces.numbers, pieces.labels[[0, 0, -1, -1], [0, -1, 0, -1]])
     chosen = np.arange(len(scores)) == scores.argmax()
-    large = pieces.extents[chosen].max() > 0.6 * max(ink.shape)  # it may lie in pieces there
-    eligible = (
-        (masses > 0.04 * masses[chosen]) & (large | (sides <= sides[chosen])) & ~around & ~at_corner
-    )
+    eligible = (masses > 0.04 * masses[chosen]) & (sides <= sides[chosen]) & ~around
     eligible &= pieces.strengths > 0.7 * pieces.strengths[chosen]  # the edges of a sheet are weaker
     while True:
         start, stop = starts[chosen].min(axis=0), stops[chosen].max(axis=0)
@@ -630,11 +624,12 @@ def is_sheet(mask: np.ndarray) -> bool:
 def fill_outlines(mask: np.ndarray) -> np.ndarray:
     """Fill the strokes of a digit of which only the outline is drawn, in a mask, (H, W).
 
-    What lies between the two sides of an outline is a stroke itself: it is long, wider than the
-    pen, and about as wide everywhere.
+    What lies between the two sides of an outline is a stroke itself: long for its width, and slim
+    everywhere. What a ring or a box leaves around a digit is long as well, but fills an ellipse
+    with the digit, and is wide in places.
     """
     labels, _ = scipy.ndimage.label(~mask)
-    outside = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    outside = np.unique(border(labels))
     for i, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         stroke = labels[box] == i
         extent = max(stroke.shape)
@@ -642,11 +637,11 @@ def fill_outlines(mask: np.ndarray) -> np.ndarray:
             continue
         widths = stroke_widths(stroke)
         width, widest = np.median(widths), widths.max()
-        straight = stroke.sum() < 1.1 * width * extent
-        slim = widest < (0.2 if straight else 0.3) * extent and widest < 2.8 * width
-        # A ring or a box around a digit leaves a region as full as an ellipse.
-        full = scipy.ndimage.binary_fill_holes(stroke).mean() > 0.7 and not straight
-        if slim and not full and np.median(stroke_widths(mask)) < 0.7 * width:
+        if stroke.sum() < 5.5 * width**2 or widest > 0.275 * extent:
+            continue
+        full = scipy.ndimage.binary_fill_holes(stroke).mean()
+        around = full > (0.8 if widest < 0.2 * extent else 0.7)
+        if not around and np.median(stroke_widths(mask)) < 1.2 * width:
             mask = mask.copy()
             mask[box] |= stroke
     return mask
@@ -752,15 +747,15 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
 def draw_pieces(ink: np.ndarray, mask: np.ndarray, small: bool) -> np.ndarray:
     """Draw what a mask, (H, W), holds of the ink as MNIST does: (28, 28) in 0..1."""
     box = bounding_box(mask)
+    ink, mask = ink[box], mask[box]
     if small:
         soft = ink / ink.max()
     else:  # where a stroke is lighter, its own edge counts
-        extent = max(side.stop - side.start for side in box)
-        strength = scipy.ndimage.maximum_filter(ink, max(3, int(0.08 * extent)))
+        strength = scipy.ndimage.maximum_filter(ink, max(3, int(0.08 * max(ink.shape))))
         soft = np.clip((ink / strength.clip(0.5, 1) - 0.2) / 0.6, 0, 1)
     soft[mask & (ink < WEAK)] = 1  # what was filled
     soft[~dilate(mask, *((13, 13) if small else (5, 5)))] = 0
-    return draw_as_mnist(soft[box], small)
+    return draw_as_mnist(soft, small)
 
 
 def resize_to(gray: np.ndarray, size: int) -> np.ndarray:

@@ -599,9 +599,9 @@ def soft_shadow(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
     return half_shaded(digit, rng, rng.uniform(0.2, 0.5), rng.uniform(0.02, 0.08))
 
 
-def on_table(digit: np.ndarray, rng: np.random.Generator, table: np.ndarray) -> ImageLike:
+def on_table(written_on: np.ndarray, table: np.ndarray, rng: np.random.Generator) -> ImageLike:
     """A sheet, a little turned, on a table that shows on all sides."""
-    sheet = to_image(written(page(digit, rng), rng) * 0.95).convert("RGBA")
+    sheet = to_image(written_on).convert("RGBA")
     sheet = sheet.rotate(rng.uniform(-12, 12), Image.BICUBIC, expand=True)
     room = np.round(sheet.height * rng.uniform(0.05, 0.5, 4)).astype(int)
     shape = sheet.height + room[0] + room[1], sheet.width + room[2] + room[3]
@@ -614,20 +614,14 @@ def on_table(digit: np.ndarray, rng: np.random.Generator, table: np.ndarray) -> 
 def darker_table(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
     """A white sheet on a darker table, of wood, black or gray."""
     tables = [(120, 85, 55), (45, 40, 38), (160, 160, 165), (175, 140, 100)]
-    return on_table(digit, rng, np.array(tables[rng.integers(4)]) + rng.uniform(-15, 15))
+    table = np.array(tables[rng.integers(4)]) + rng.uniform(-15, 15)
+    return on_table(written(page(digit, rng), rng) * 0.95, table, rng)
 
 
 def lighter_table(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
     """A coloured or gray sheet on a white table."""
-    ink = page(digit, rng)
-    paper = rng.uniform(140, 205, 3)
-    sheet = to_image(paint(ink, paper, pen(rng) * 0.8)).convert("RGBA")
-    sheet = sheet.rotate(rng.uniform(-12, 12), Image.BICUBIC, expand=True)
-    room = np.round(sheet.height * rng.uniform(0.05, 0.5, 4)).astype(int)
-    shape = sheet.height + room[0] + room[1], sheet.width + room[2] + room[3]
-    picture = to_image(white_paper(rng) + clouds(shape, 1.5, rng)[:, :, None])
-    picture.paste(sheet, (int(room[2]), int(room[0])), sheet)
-    return picture
+    sheet = paint(page(digit, rng), rng.uniform(140, 205, 3), pen(rng) * 0.8)
+    return on_table(sheet, white_paper(rng), rng)
 
 
 def savefig(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:

@@ -108,6 +108,21 @@ def test_a_long_thin_stroke_stays_and_rules_through_the_paper_go(predictor):
     assert np.corrcoef(before.ravel(), seen(sheet).ravel())[0, 1] > 0.9
 
 
+def test_a_rule_that_a_digit_hides_for_the_most_part_goes():
+    sheet = Image.new("L", (220, 240), 255)
+    pen = ImageDraw.Draw(sheet)
+    pen.ellipse((30, 70, 190, 170), outline=0, width=34)
+    before = seen(sheet)
+    for y in (20, 82, 144, 206):  # two of them behind the strokes
+        pen.line([(0, y), (220, y)], fill=0, width=2)
+    assert np.corrcoef(before.ravel(), seen(sheet).ravel())[0, 1] > 0.95
+
+
+def test_an_outlined_loop_is_no_ring_around_a_digit(predictor, digits):
+    drawn = photographs("outlined digit", [digits[6], digits[8], digits[9]] * 4, seed=5)
+    assert sum(predictor.predict(i).digit == [6, 8, 9][n % 3] for n, i in enumerate(drawn)) >= 11
+
+
 def test_light_ink_that_hangs_on_to_dark_ink_is_followed(predictor):
     sheet = Image.new("L", (280, 280), 240)
     pen = ImageDraw.Draw(sheet)
