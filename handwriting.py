@@ -483,9 +483,13 @@ A  09 40 79 | 16 66
 A  09 00 60 69 | 05 65
 a  ~ 02 30 52 59 | ~ 54 14 07 29 57
 a  ~ 63 33 05 39 66 | 62 69
+a  ~ 10 40 59 | ~ 54 25 07 29 58
 C  ~ 61 40 04 39 68
 C  ~ 62 41 13 06 29 58
+C  ~ 60 21 04 28 69
 D  00 09 | ~ 00 40 65 49 09
+D  00 09 | ~ 00 50 66 59 09
+D  10 19 | ~ 00 30 65 39 09
 d  60 69 | ~ 65 33 06 39 67
 E  60 00 09 69 | 04 54
 e  05 65 | ~ 65 51 21 05 29 68
@@ -498,10 +502,15 @@ H  00 09 | 60 69 | 04 64
 h  00 09 | ~ 05 34 56 59
 J  ~ 60 67 39 08
 J  ~ 50 57 29 07 | 20 80
+J  ~ 60 67 49 18 06
+J  ~ 50 56 38 19 08
+J  ~ 60 67 39 08 | 30 80
 j  ~ 43 47 39 08 | 40 41
+j  ~ 33 37 28 09 | 30 31
 K  00 09 | 60 05 | 25 69
 k  00 09 | 53 06 | 26 59
 L  00 09 59
+L  00 09 49 47
 M  09 00 45 80 89
 M  09 10 49 80 99
 m  00 09 | ~ 03 20 42 49 | ~ 42 70 82 89
@@ -512,6 +521,7 @@ P  00 09 | ~ 00 40 62 44 05
 p  00 09 | ~ 01 30 53 35 05
 Q  ~ 40 04 49 84 40 | 46 79
 Q  ~ 30 04 39 64 30 | ~ 37 59 79
+Q  ~ 40 04 49 84 40 | 57 89
 R  00 09 | ~ 00 40 62 44 05 | 25 69
 r  00 09 | ~ 04 20 51
 T  00 70 | 40 39
@@ -659,14 +669,6 @@ def pair(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
     return ink / 255
 
 
-def half(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
-    """The left half of a digit whose left half is none: ink, (28, W) in 0..1."""
-    digit = crop(digits[rng.integers(len(digits))])
-    height, width = digit.shape
-    places = np.arange(width) + rng.uniform(-0.15, 0.15) * (np.arange(height)[:, None] - height / 2)
-    return digit * (places < rng.uniform(0.4, 0.55) * width) / 255
-
-
 def crop(ink: np.ndarray) -> np.ndarray:
     """Cut away what has no ink."""
     rows, columns = (np.flatnonzero(ink.max(axis=axis) > 0.25 * ink.max()) for axis in (1, 0))
@@ -682,20 +684,17 @@ def redraw(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # Letters are the most frequent, as they are elsewhere.
 NON_DIGITS = (
     *("letters", "pairs", "letters", "textures", "letters", "scribbles", "spots"),
-    *("letters", "pairs", "words", "doodles", "letters", "spots", "halves"),
+    *("letters", "pairs", "words", "doodles", "letters", "spots", "scribbles"),
 )
-LEFT_HALVES = (0, 3, 8)  # of these are no digits
 
 
-def draw_non_digits(n: int, seed: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Draw n times what is no digit: letters, signs, scribbles, textures, pairs and pieces.
+def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
+    """Draw n times what is no digit: letters, signs, scribbles, textures and pairs of digits.
 
-    Takes digits to make the pairs and pieces from, uint8 (N, 28, 28), and their labels, (N,);
-    returns images like MNIST's, uint8 (n, 28, 28). The same seed and digits give the same bytes.
+    Takes digits to make the pairs from, uint8 (N, 28, 28); returns images like MNIST's, uint8
+    (n, 28, 28). The same seed and digits give the same bytes.
     """
     digits = images.numpy()
-    halved = np.isin(labels.numpy(), LEFT_HALVES)
-    halved = digits[halved] if halved.any() else digits
     rng = np.random.Generator(np.random.PCG64([seed, NO_DIGIT]))
     make = {
         "letters": lambda: draw(vary(glyph(rng), rng), rng),
@@ -705,7 +704,6 @@ def draw_non_digits(n: int, seed: int, images: torch.Tensor, labels: torch.Tenso
         "textures": lambda: redraw(texture(rng), rng),
         "spots": lambda: redraw(spots(rng), rng),
         "pairs": lambda: redraw(pair(rng, digits), rng),
-        "halves": lambda: redraw(half(rng, halved), rng),
     }
     drawn = np.zeros((n, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     for i in range(n):

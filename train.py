@@ -60,7 +60,7 @@ class Settings:
     momentum: float = option(0.9, "Nesterov's, unless it is 0")
     weight_decay: float = option(1e-4, "of weights; biases have none")
     handwriting: float = option(0.1, "share of drawings of ways of writing that MNIST lacks")
-    non_digits: float = option(0.0, "share of drawings of no digit, to be unsure of")
+    non_digits: float = option(0.1, "share of drawings of no digit, to be unsure of")
     seed: int = option(0, "same seed, machine and number of threads: same weights, bit for bit")
     device: str = option("auto", "auto, cpu, cuda, mps or xpu; auto prefers an accelerator")
     precision: str = option("auto", "float32 or bfloat16; auto: bfloat16 where it is native")
@@ -104,7 +104,10 @@ def choose_device(name: str) -> str:
 
 WARMUP = 0.15  # share of all steps
 AVERAGE_DECAY = 0.999  # of the moving average of the weights, a step
+# What the network is to say of a digit, and of what is none; the latter counts half, as in outlier
+# exposure (Hendrycks, Mazeika and Dietterich 2019, arXiv:1812.04606).
 TARGETS = torch.cat([torch.eye(NUM_CLASSES), torch.full((1, NUM_CLASSES), 1 / NUM_CLASSES)])
+WEIGHTS = torch.tensor([1.0] * NUM_CLASSES + [0.5])
 PARTS = ("model", "average", "optimizer")  # of a run that have a state of their own
 LARGEST_SLICE = 1024  # images that go through the network at once while it trains
 
@@ -136,7 +139,7 @@ class Trainer:
     def __init__(self, digits: Digits, settings: Settings | None = None) -> None:
         self.settings = settings = settings or Settings()
         self.digits = add_drawings(digits, settings).to(settings.device)
-        self.targets = TARGETS.to(settings.device)
+        self.targets, self.weights = TARGETS.to(settings.device), WEIGHTS.to(settings.device)
         if settings.device == "cpu":
             keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # the same seed, the same weights: on a GPU too
@@ -227,7 +230,9 @@ class Trainer:
         for x, y in zip(images.split(LARGEST_SLICE), labels.split(LARGEST_SLICE), strict=True):
             with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
                 logits = self.model(x)  # (n, 10)
-            loss = F.kl_div(logits.float().log_softmax(dim=1), self.targets[y], reduction="sum")
+            log_probabilities = logits.float().log_softmax(dim=1)
+            losses = F.kl_div(log_probabilities, self.targets[y], reduction="none").sum(dim=1)
+            loss = (self.weights[y] * losses).sum()
             (loss / batch_size).backward()
             total_loss += loss.detach()
         sum_up([parameter.grad for parameter in self.model.parameters()])
@@ -258,7 +263,7 @@ def add_drawings(digits: Digits, settings: Settings) -> Digits:
     """Return the digits, then drawings of ways of writing that MNIST lacks, then of no digit."""
     n, n_none = (round(s * len(digits)) for s in (settings.handwriting, settings.non_digits))
     drawn, labels = draw_handwriting(n, settings.seed)
-    none = draw_non_digits(n_none, settings.seed, digits.images, digits.labels)
+    none = draw_non_digits(n_none, settings.seed, digits.images)
     images = torch.cat([digits.images, drawn, none])
     labels = torch.cat([digits.labels, labels, torch.full([n_none], NO_DIGIT)])
     return Digits(images, labels, digits.name)

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     images, _ = draw_handwriting(arguments.columns * len(KINDS), seed)
     draw_sheet(images.numpy(), list(KINDS)).save(arguments.folder / "handwriting.png")
     n = arguments.columns * len(NON_DIGITS)
-    images = draw_non_digits(n, seed, digits.images, digits.labels)
+    images = draw_non_digits(n, seed, digits.images)
     draw_sheet(images.numpy(), NON_DIGITS).save(arguments.folder / "non_digits.png")
     return 0
 
