@@ -154,7 +154,7 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     A link stays one: what it points to is written. A device or a pipe is written into.
     Raises OSError, with that path, if the file can't be written; no stray file stays behind.
     """
-    with naming(path):
+    with naming_file(path):
         if os.path.exists(path) and not os.path.isfile(path):
             Path(path).write_bytes(content)
             return
@@ -174,7 +174,7 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 @contextlib.contextmanager
 def open_regular(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a file to read it: no pipe or device, which may never end. OSErrors have its path."""
-    with naming(path):
+    with naming_file(path):
         if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             raise OSError(errno.EINVAL, "Not a regular file")
         with open(path, "rb") as file:
@@ -182,7 +182,7 @@ def open_regular(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike) -> Iterator[None]:
+def naming_file(path: str | os.PathLike) -> Iterator[None]:
     """Let an error of the system name the file that it is about."""
     try:
         yield

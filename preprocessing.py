@@ -171,11 +171,13 @@ def decoded_bytes(opened: Image.Image, size: tuple[int, int]) -> int:
         return memory + 6 * size[0] * size[1]
     if opened.format == "TIFF" and opened.info.get("compression") != "raw":  # a strip or tile
         tags = opened.tag_v2
-        piece = width * min(height, tags.get(TiffImagePlugin.ROWSPERSTRIP, height))
-        piece = max(
-            piece, tags.get(TiffImagePlugin.TILEWIDTH, 0) * tags.get(TiffImagePlugin.TILELENGTH, 0)
-        )
-        return memory + piece * sum(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) // 8
+        tiled = TiffImagePlugin.TILEWIDTH in tags or TiffImagePlugin.TILELENGTH in tags
+        rows = tags.get(TiffImagePlugin.ROWSPERSTRIP, 1 if tiled else height)
+        rows = max(tags.get(TiffImagePlugin.TILELENGTH, 0), rows if tiled else min(rows, height))
+        columns = max(tags.get(TiffImagePlugin.TILEWIDTH, 0), width)
+        bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+        samples = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        return memory + rows * columns * bits * samples // 8
     return memory
 
 
