@@ -101,16 +101,17 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         if isinstance(image, Image.Image):
-            return flatten(image), upright_size(image)
+            return flatten(image), upright_size(image, image.size)
         is_path = isinstance(image, str | os.PathLike)
         source = open_regular(image) if is_path else contextlib.nullcontext(image)
         with (
             source as file,
             Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened,
         ):
-            size, upright = opened.size, upright_size(opened)
+            size = opened.size
             opened.draft("RGB", (5 * WORK_SIZE, 5 * WORK_SIZE))  # a JPEG is decoded small, fast
             check_size(*size, decoded_bytes(opened, size))
+            upright = upright_size(opened, size)  # not before: a PNG is decoded for it
             return flatten(opened), upright
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         if isinstance(error, OSError) and error.errno is not None:
@@ -120,10 +121,10 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
         raise ValueError(f"not an image that can be read ({reason})") from error
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
+def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
     """Return the width and height that an image has when its EXIF orientation is heeded."""
     on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return image.size[::-1] if on_its_side else image.size
+    return size[::-1] if on_its_side else size
 
 
 def tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
