@@ -24,7 +24,10 @@ def joined() -> Iterator[None]:
     Only the first of them is heard: what the others print is dropped, but for a traceback. On
     GPUs each gets one of its own, which it may call "cuda", like a process that is alone.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    ours, all_of_us = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if not 0 <= ours < all_of_us:
+        raise ValueError(f"RANK is {ours} and WORLD_SIZE {all_of_us}; torchrun sets them")
+    if all_of_us == 1:
         yield
         return
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +27,13 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from checkpoint import load_checkpoint, prepare_streams, write_atomically
+from checkpoint import (
+    MAX_FILE_SIZE,
+    load_checkpoint,
+    naming_file,
+    prepare_streams,
+    write_atomically,
+)
 from kaggle import write_submission
 from model import IMAGE_SIZE
 from page import read_page
@@ -114,6 +119,8 @@ class MNISTPredictor:
         Raises:
             ValueError, OSError: as `predict`, for the first image that can't be read.
         """
+        if not isinstance(images, Iterable) or isinstance(images, str | bytes):
+            raise ValueError(f"predict_batch takes several images, not {type(images).__name__}")
         images = iter(images)
         predictions = []
         while batch := list(itertools.islice(images, BATCH_SIZE)):
@@ -211,7 +218,7 @@ def images_below(folder: str) -> Iterator[str]:
 
 def read_list(path: str) -> Iterator[str]:
     """Yield the paths in a file that has one in each line."""
-    with open(path, "rb") as file:
+    with naming_file(path), open(path, "rb") as file:
         for line in file:
             if name := line.rstrip(b"\r\n"):
                 yield os.fsdecode(name)
@@ -250,7 +257,12 @@ def main(argv: list[str] | None = None) -> int:
         description="Read the handwritten digit in each image.",
     )
     add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE", help="an image file, a folder or a pattern")
+    add(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="an image file, a folder, a pattern, or - for stdin",
+    )
     add("--files-from", metavar="LIST", help="read the images that a file names, one a line")
     add("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves them")
     add("--json", action="store_true", help="print one JSON object a line")
@@ -271,6 +283,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--save-preprocessed and --guess are for one digit, not for --number")
     if arguments.annotated and not arguments.number:
         parser.error("--annotated goes with --number")
+    if "" in vars(arguments).values():
+        parser.error("the name of a file must not be empty")
     try:
         predictor = MNISTPredictor(arguments.checkpoint)
         if arguments.kaggle:
@@ -290,6 +304,8 @@ def main(argv: list[str] | None = None) -> int:
         # Several processes that torchrun started take turns.
         rank = int(os.environ.get("RANK", 0))
         n_processes = int(os.environ.get("WORLD_SIZE", 1))
+        if not 0 <= rank < n_processes:
+            raise ValueError(f"RANK is {rank} and WORLD_SIZE {n_processes}; torchrun sets them")
         return read_images(itertools.islice(paths, rank, None, n_processes), predictor, arguments)
     except KeyboardInterrupt:
         print("inference.py: interrupted", file=sys.stderr)
@@ -307,15 +323,16 @@ def read_images(
         from tqdm import tqdm  # here, because a single image must not wait for it
 
         paths = tqdm(paths, unit="image", leave=False, delay=1)
-    warnings.simplefilter("ignore")  # Pillow's, about oddities of a file that it can read
     answer = read_number if arguments.number else read_digit
     failures = 0
     for path in paths:
         try:
-            words, details = answer(path, predictor, arguments)
+            source = sys.stdin.buffer.read(MAX_FILE_SIZE) if path == "-" else path
+            words, details = answer(source, predictor, arguments)
         except (OSError, ValueError) as error:
             failures += 1
-            print(f"inference.py: error: {printable(str(error))}", file=sys.stderr)
+            reason = f"-: {error}" if path == "-" else str(error)
+            print(f"inference.py: error: {printable(reason)}", file=sys.stderr)
             continue
         if arguments.json:
             print(json.dumps({"file": path} | details), flush=True)
@@ -325,10 +342,10 @@ def read_images(
 
 
 def read_digit(
-    path: str, predictor: MNISTPredictor, arguments: argparse.Namespace
+    image: str | bytes, predictor: MNISTPredictor, arguments: argparse.Namespace
 ) -> tuple[str, dict]:
     """Read the digit of an image; return it in words, and all that JSON tells of it."""
-    seen = predictor.preprocess(path)
+    seen = predictor.preprocess(image)
     if arguments.save_preprocessed:  # ten times as large, to be looked at
         size = (10 * IMAGE_SIZE, 10 * IMAGE_SIZE)
         save_png(arguments.save_preprocessed, to_image(seen).resize(size, Image.NEAREST))
@@ -339,13 +356,13 @@ def read_digit(
 
 
 def read_number(
-    path: str, predictor: MNISTPredictor, arguments: argparse.Namespace
+    image: str | bytes, predictor: MNISTPredictor, arguments: argparse.Namespace
 ) -> tuple[str, dict]:
     """Read all the digits of an image; return them in words, and all that JSON tells of them."""
-    lines = predictor.read(path)
+    lines = predictor.read(image)
     if arguments.annotated:
-        with Image.open(path) as image:
-            save_png(arguments.annotated, annotate(image, lines))
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            save_png(arguments.annotated, annotate(opened, lines))
     number = " ".join("".join(str(digit.digit) for digit in line) for line in lines)
     details = [[digit._asdict() for digit in line] for line in lines]
     return number or "no digit", {"number": number, "lines": details}

@@ -6,18 +6,24 @@ is found, and drawn anew in MNIST's geometry.
 
 import contextlib
 import io
+import math
 import os
+import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 import scipy
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from checkpoint import open_regular
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
 
-MAX_PIXELS = 100_000_000  # of an image; more is refused before it is decoded
+MAX_PIXELS = 100_000_000  # of an image as Pillow holds it, in up to 4 bytes each
+MAX_SIDE = 65_535  # pixels; no camera or scanner makes more, and JPEG can't
+STRIP = 2**22  # pixels that are converted at once
+BY_ROWS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "PPM", "TIFF", "TGA")  # are decoded so
 PAPER_SIZE = 64  # pixels of the longer side of an image in which paper is looked for
 WORK_SIZE = 256  # pixels of the longer side of an image in which ink is looked for
 WEAK = 0.3  # how much ink, in units of twice the threshold, still hangs on to more
@@ -59,13 +65,14 @@ def naming(image: ImageLike) -> Iterator[None]:
 
 def preprocess_batch(images: list[ImageLike]) -> torch.Tensor:
     """Turn N images into (N, 1, 28, 28), as `preprocess` does; those like MNIST's all at once."""
+    images = [tensor_to_array(image) if torch.is_tensor(image) else image for image in images]
     if all(
-        isinstance(image, np.ndarray | torch.Tensor)
+        isinstance(image, np.ndarray)
         and image.shape == (IMAGE_SIZE, IMAGE_SIZE)
-        and image.dtype in (np.uint8, torch.uint8)
+        and image.dtype == np.uint8
         for image in images
     ):
-        pixels = np.stack([image.cpu() if torch.is_tensor(image) else image for image in images])
+        pixels = np.stack(images)
         if is_mnist_like(pixels.astype(np.float32) / 255).all():
             return normalize(torch.from_numpy(pixels))
     return torch.stack([preprocess(image) for image in images])
@@ -90,30 +97,44 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
         image = tensor_to_array(image)
     if isinstance(image, np.ndarray):
         image = array_to_image(image)
-    if isinstance(image, Image.Image):
-        return flatten(image), upright_size(image)
+    # Pillow's, about oddities of a file that it can read. Not by catch_warnings: threads.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            check_size(*opened.size)
-            size = upright_size(opened)
+        if isinstance(image, Image.Image):
+            return flatten(image), upright_size(image, image.size)
+        is_path = isinstance(image, str | os.PathLike)
+        source = open_regular(image) if is_path else contextlib.nullcontext(image)
+        with (
+            source as file,
+            Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened,
+        ):
+            size = opened.size
             opened.draft("RGB", (5 * WORK_SIZE, 5 * WORK_SIZE))  # a JPEG is decoded small, fast
-            return flatten(opened), size
+            check_size(*size, decoded_bytes(opened, size))
+            upright = upright_size(opened, size)  # not before: a PNG is decoded for it
+            return flatten(opened), upright
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         if isinstance(error, OSError) and error.errno is not None:
             raise  # no such file, a folder, no permission: the system's own words
-        raise ValueError(f"not an image that can be read ({error})") from error
+        unknown = isinstance(error, UnidentifiedImageError)  # its own words name an object
+        reason = "its format is not known" if unknown else error
+        raise ValueError(f"not an image that can be read ({reason})") from error
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
+def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
     """Return the width and height that an image has when its EXIF orientation is heeded."""
     on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return image.size[::-1] if on_its_side else image.size
+    return size[::-1] if on_its_side else size
 
 
 def tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
     """Bring a tensor of any device and dtype to NumPy, which has no bfloat16, say."""
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    try:
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (RuntimeError, TypeError) as error:
+        kinds = "sparse, quantized, nested, complex or meta"
+        raise ValueError(f"an image tensor must be dense, not {kinds}") from error
 
 
 def array_to_image(array: np.ndarray) -> Image.Image:
@@ -125,44 +146,93 @@ def array_to_image(array: np.ndarray) -> Image.Image:
             "an image array must have shape (H, W), (1, H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4), not {array.shape}"
         )
-    check_size(array.shape[1], array.shape[0])
+    height, width = array.shape[:2]
+    check_size(width, height)
     if array.dtype == np.uint8:
         return Image.fromarray(array)
-    if array.dtype.kind == "f" or array.dtype == bool:
-        array = array * 255.0
-    elif array.dtype.kind not in "iu":
+    if array.dtype.kind not in "fiub":
         raise ValueError(f"an image array must hold numbers, not {array.dtype}")
-    if not (array.min() >= 0 and array.max() <= 255):  # NaN fails this too
-        raise ValueError("pixel values must be integers in 0..255 or floats in 0..1")
-    return Image.fromarray(array.round().astype(np.uint8))
+    most = 1 if array.dtype.kind in "fb" else 255
+    pixels = np.empty(array.shape, np.uint8)
+    for rows in strips(height, max(1, STRIP // width)):
+        part = array[rows]
+        if not (part.min() >= 0 and part.max() <= most):  # NaN fails this too
+            raise ValueError("pixel values must be integers in 0..255 or floats in 0..1")
+        pixels[rows] = (part * np.float32(255 / most)).round()
+    return Image.fromarray(pixels)
 
 
-def check_size(width: int, height: int) -> None:
+def decoded_bytes(opened: Image.Image, size: tuple[int, int]) -> int:
+    """Return what decoding an opened file takes at most; `size` is that before any draft."""
+    width, height = opened.size
+    memory = 4 * width * height
+    if opened.format not in BY_ROWS:  # WebP, say: measured
+        return 4 * memory
+    if "progressive" in opened.info:  # a JPEG's coefficients, all of them
+        return memory + 6 * size[0] * size[1]
+    if opened.format == "TIFF" and opened.info.get("compression") != "raw":  # a strip or tile
+        tags = opened.tag_v2
+        tiled = TiffImagePlugin.TILEWIDTH in tags or TiffImagePlugin.TILELENGTH in tags
+        rows = tags.get(TiffImagePlugin.ROWSPERSTRIP, 1 if tiled else height)
+        rows = max(tags.get(TiffImagePlugin.TILELENGTH, 0), rows if tiled else min(rows, height))
+        columns = max(tags.get(TiffImagePlugin.TILEWIDTH, 0), width)
+        bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+        samples = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        return memory + rows * columns * bits * samples // 8
+    return memory
+
+
+def check_size(width: int, height: int, memory: int | None = None) -> None:
     """Refuse, before it is decoded, an image of no pixels, or of more than memory is good for."""
+    memory = 4 * width * height if memory is None else memory
     if not width or not height:
         raise ValueError(f"the image has no pixels: its size is {width} x {height}")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"the image is too large: {width} x {height} pixels, over 100 million")
+    if max(width, height) > MAX_SIDE or memory > 4 * MAX_PIXELS:
+        raise ValueError(f"the image is too large: {width} x {height} pixels; scale it down")
+
+
+def strips(height: int, rows: int) -> Iterator[slice]:
+    """Part the rows of a large image: what is made of all of it at once would be too much."""
+    for top in range(0, height, rows):
+        yield slice(top, min(top + rows, height))
 
 
 def flatten(image: Image.Image) -> np.ndarray:
     """Turn a PIL image upright, and make it gray: float32 (H, W) in 0..1, not too large."""
     check_size(*image.size)
-    factor = max(image.size) // (5 * WORK_SIZE)
-    if image.mode.startswith("I"):  # 16 bits: Pillow would clip them to 255, not scale them
-        values = np.asarray(image)
-        values = values >> 8 if values.max() > 255 else values
-        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    if image.mode in ("1", "P", "PA"):  # can't be averaged as they are
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if factor > 1 and min(image.size) >= factor:
-        image = image.reduce(factor)
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    width, height = image.size
+    factor = max(1, max(image.size) // (5 * WORK_SIZE))
+    factor = factor if min(image.size) >= factor else 1
+    rows = factor * max(1, STRIP // (factor * width))
+    parts = [(0, part.start, width, part.stop) for part in strips(height, rows)]
+    highest = 255
+    if image.mode[0] in "IF":  # of 10 bits, 12, 16 or any other number, or floats
+        highest = max(float(np.asarray(image.crop(part)).max()) for part in parts)
+    if not math.isfinite(highest):
+        raise ValueError("its pixel values are not finite")
+    white = next(most for most in (1, 255, 2 ** math.frexp(highest)[1] - 1) if highest <= most)
+    small = None
+    for part in parts:
+        reduced = to_bands(image.crop(part), white).reduce(factor)
+        small = small or Image.new(reduced.mode, (-(-width // factor), -(-height // factor)))
+        small.paste(reduced, (0, part[1] // factor))
+    orientation = ExifTags.Base.Orientation
+    small.getexif()[orientation] = image.getexif().get(orientation, 1)
+    small = ImageOps.exif_transpose(small)
+    if small.mode == "RGBA":
+        small = flatten_transparency(small)
+    return np.asarray(small, np.float32) / 255 if small.mode == "L" else most_contrast(small)
+
+
+def to_bands(image: Image.Image, white: float) -> Image.Image:
+    """Bring an image to a mode that can be averaged: L, RGB or RGBA."""
+    if image.mode[0] in "IF":  # Pillow would clip them to 255, not scale them
+        values = np.asarray(image, np.float32) * (255 / white)
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        image = flatten_transparency(image.convert("RGBA"))
-    if image.mode == "L":
-        return np.asarray(image, np.float32) / 255
-    return most_contrast(image.convert("RGB"))
+        return image.convert("RGBA")
+    return image if image.mode == "L" else image.convert("L" if image.mode == "1" else "RGB")
 
 
 def flatten_transparency(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ import platform
 import random
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -69,11 +70,11 @@ class Settings:
     def __post_init__(self) -> None:
         precisions = ("auto", "float32", "bfloat16")
         for name, holds, rule in (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("epochs", 1 <= self.epochs <= 10**6, "in 1..1000000"),
+            ("batch_size", 1 <= self.batch_size <= 10**6, "in 1..1000000"),
+            ("learning_rate", 0 < self.learning_rate <= 1e6, "above 0, at most 1000000"),
             ("momentum", 0 <= self.momentum < 1, "in 0..1, below 1"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
+            ("weight_decay", 0 <= self.weight_decay <= 1, "in 0..1"),
             ("handwriting", 0 <= self.handwriting <= 1, "in 0..1"),
             ("non_digits", 0 <= self.non_digits <= 1, "in 0..1"),
             ("seed", 0 <= self.seed < 2**63, "in 0..2**63-1"),
@@ -94,7 +95,9 @@ def choose_device(name: str) -> str:
         available = torch.accelerator.is_available()
         name = torch.accelerator.current_accelerator().type if available else "cpu"
     try:
-        torch.ones(1, device=name).item()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the one line below says it all
+            torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError):
         raise ValueError(f"there is no device {name!r} here; use auto or cpu") from None
     return name
@@ -417,6 +420,13 @@ OUTPUTS = ("training_state.pt", "history.json", "history.png", "confusion_matrix
 OUTPUTS += ("mistakes.png", "mnist_cnn.pt")
 
 
+def folder(name: str) -> Path:
+    """Return the path of a folder; an empty name, of a variable that is not set, is none."""
+    if not name:
+        raise argparse.ArgumentTypeError("the name of a folder must not be empty")
+    return Path(name)
+
+
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Settings]:
     """Read the command line; what is out of range is refused with one line, exit code 2."""
     parser = argparse.ArgumentParser(
@@ -433,8 +443,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Setting
         about = f"{field.metadata['help']} [{default}]"
         add(f"--{field.name.replace('_', '-')}", help=about, **kind)
     data_dir, output_dir = PROJECT_DIR / "data", PROJECT_DIR / "outputs"
-    add("--data-dir", type=Path, default=data_dir, help="where MNIST is, or goes [data]")
-    add("--output-dir", type=Path, default=output_dir, help="where the results go [outputs]")
+    add("--data-dir", type=folder, default=data_dir, help="where MNIST is, or goes [data]")
+    add("--output-dir", type=folder, default=output_dir, help="where the results go [outputs]")
     for name, about in (
         ("sample", "use the 5,000 bundled digits instead of MNIST"),
         ("resume", "go on after the last finished epoch"),

@@ -348,3 +348,49 @@ def test_names_that_no_file_can_have_are_refused_in_one_line(name, tmp_path, cap
     assert inference.main([str(tmp_path / name / "a.png")]) == 1
     assert train.main(["--sample", "--dry-run", "--output-dir", str(tmp_path / name)]) == 1
     assert capsys.readouterr().err.count("\n") == 2
+
+
+# ---- Files and streams that are none ------------------------------------------------------
+
+
+def test_pipes_are_no_images_closed_streams_and_stdin_are_fine(tmp_path):
+    """In one process: it would wait forever for what never comes through a pipe."""
+    Image.fromarray(load_sample(train=False).images[7].numpy()).save(tmp_path / "seven.png")
+    os.mkfifo(tmp_path / "a.png")
+    code = (
+        "import sys, inference\n"
+        "codes = [inference.main(['.']), inference.main(['x.png', '--checkpoint', 'a.png'])]\n"
+        "sys.exit(codes != [1, 1] or inference.main(['-', '--json']))"
+    )
+    command = f'{sys.executable} -c "$CODE" < seven.png'
+    environment = os.environ | {"CODE": code, "PYTHONPATH": str(PROJECT_DIR)}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "timeout": 60}
+    done = subprocess.run(["bash", "-c", command], **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(b"Not a regular file: ") == done.stderr.count(b"\n") == 2
+    assert done.stdout.startswith(b"./seven.png: 7 (")
+    assert b'"file": "-", "digit": 7' in done.stdout
+    silent = subprocess.run(["bash", "-c", command + " 2>&-"], **options)
+    assert silent.returncode == 0
+    assert silent.stdout == done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_error_while_reading_names_the_file(tmp_path, capsys):
+    bad = "/proc/self/mem"  # opens, and can't be read
+    for arguments in (
+        [bad],
+        ["--files-from", bad],
+        ["a.png", "--checkpoint", bad],
+        ["--kaggle", bad, "--submission", str(tmp_path / "out.csv")],
+    ):
+        assert inference.main(arguments) == 1
+        assert capsys.readouterr().err.endswith(f"Input/output error: '{bad}'\n")
+
+
+@pytest.mark.parametrize("option", ["--save-preprocessed", "--checkpoint"])
+def test_an_empty_name_is_refused(option, capsys):
+    with pytest.raises(SystemExit) as caught:
+        inference.main(["a.png", option, ""])
+    assert caught.value.code == 2
+    assert "must not be empty" in capsys.readouterr().err

@@ -185,7 +185,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(predictor, tmp_path
         predictor.predict(np.broadcast_to(np.uint8(0), (20_000, 6_000)))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
 def test_damaged_image_files_end_in_an_answer_or_an_error_of_ours(predictor, seven):
     rng = np.random.default_rng(0)
     image = Image.fromarray(255 - seven).resize((56, 56)).convert("RGB")
@@ -204,6 +203,120 @@ def test_damaged_image_files_end_in_an_answer_or_an_error_of_ours(predictor, sev
         with contextlib.suppress(ValueError, OSError):
             answers += 0 <= predictor.predict(bytes(content)).digit <= 9
     assert answers > FUZZED_FILES / 20  # it was not all refused
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_large_images_of_every_kind_are_read_or_refused_in_450_mb(seven, tmp_path):
+    """With PyTorch itself that is less than 1 GB."""
+    digit = Image.fromarray(255 - seven)
+    large = digit.resize((9_900, 9_900), Image.NEAREST)
+    large.point(lambda value: 255 * (value > 127), "1").save(tmp_path / "a.png")
+    large.resize((12_000, 9_000), Image.NEAREST).save(tmp_path / "b.jpg")
+    Image.new("L", (5_100, 5_100)).save(tmp_path / "c.webp", quality=0, method=0)
+    Image.new("L", (70_000, 2)).save(tmp_path / "d.png")
+    digit.save(tmp_path / "e.jpg", progressive=True)
+    digit.save(tmp_path / "f.tif", compression="packbits")
+    digit.save(tmp_path / "g.tif", compression="packbits")
+    size, rows = struct.pack(">HH", 28, 28), struct.pack("<HHII", 278, 3, 1, 28)
+    sides = [struct.pack("<HHII", tag, 3, 1, 28) for tag in (256, 257)]
+    for name, changes in {  # files of nothing, that say they are large
+        "e.jpg": {size: struct.pack(">HH", 9_900, 9_900)},
+        "f.tif": {old: old[:8] + struct.pack("<I", 9_900) for old in (*sides, rows)},
+        "g.tif": {  # of a single tile of a gigabyte
+            rows: struct.pack("<HHII", 278, 4, 1, 47_642),
+            struct.pack("<HHII", 284, 3, 1, 1): struct.pack("<HHII", 322, 4, 1, 20_000),
+        },
+    }.items():
+        content = (tmp_path / name).read_bytes()
+        for old, new in changes.items():
+            assert old in content, (name, old)
+            content = content.replace(old, new)
+        (tmp_path / name).write_bytes(content)
+    code = (
+        "import sys, inference, numpy\n"
+        "predictor = inference.MNISTPredictor()\n"
+        "def highest():\n"
+        "    [line] = [line for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
+        "    return int(line.split()[1]) // 1000\n"
+        "before = highest()\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        answer = predictor.predict(name).digit\n"
+        "    except ValueError as error:\n        answer = str(error)\n"
+        "    print(name, highest() - before, answer, sep='|')\n"
+        "array = numpy.full((9000, 9000), 1.0)\n"
+        "array[3000:6000, 4000:4500] = 0\n"
+        "answer = predictor.predict(array).digit\n"
+        "print('array', highest() - before - array.nbytes // 10**6, answer, sep='|')\n"
+    )
+    names = sorted(path.name for path in tmp_path.iterdir())
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|") for line in done.stdout.splitlines()]
+    assert all(int(memory) < 450 for _, memory, _ in rows), rows
+    answers = {name: answer for name, _, answer in rows}
+    assert answers["array"] == "1"
+    assert [answers[name] for name in names[:2]] == ["7"] * 2
+    for name in names[2:]:
+        assert "too large" in answers[name], name
+
+
+def test_values_of_any_number_of_bits_and_floats_are_read(predictor, seven):
+    for light in (seven, 255 - seven):
+        for bits in (9, 10, 12, 14, 16):
+            values = np.round(light / 255 * (2**bits - 1))
+            assert predictor.predict(Image.fromarray(values.astype(np.uint16))).digit == 7, bits
+            assert predictor.predict(Image.fromarray(values.astype(np.int32))).digit == 7, bits
+        for highest in (1, 255, 65_535):
+            image = Image.fromarray(np.float32(light / 255 * highest))
+            buffer = io.BytesIO()
+            image.save(buffer, "tiff")
+            assert predictor.predict(image).digit == 7, highest
+            assert predictor.predict(buffer.getvalue()).digit == 7, highest
+    with pytest.raises(ValueError, match="not finite"):
+        predictor.predict(Image.fromarray(np.full((40, 40), np.nan, np.float32)))
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:torch", "ignore:Sparse CSR")
+def test_tensors_that_numpy_does_not_know_are_value_errors(predictor, seven):
+    dense = torch.from_numpy(seven)
+    tensors = [dense.to_sparse(), dense.float().to_sparse_csr(), dense.to("meta")]
+    tensors += [torch.nested.nested_tensor([dense]), dense.to(torch.complex64).conj()]
+    for tensor in tensors:
+        with pytest.raises(ValueError, match="an image tensor must be dense"):
+            predictor.predict(tensor)
+
+
+@pytest.mark.parametrize("images", [None, 5, "a.png", b"abc", PROJECT_DIR, Image.new("L", (9, 9))])
+def test_one_image_is_no_batch(predictor, images):
+    with pytest.raises(ValueError, match="predict_batch takes several images, not"):
+        predictor.predict_batch(images)
+
+
+def test_oddities_cost_no_warning(predictor, seven, recwarn):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "x" * 200, 1
+    buffer = io.BytesIO()
+    Image.fromarray(seven).resize((90, 90)).save(buffer, "jpeg", exif=exif)
+    content = buffer.getvalue()
+    tag = content.index(b"Exif") + 20
+    assert predictor.predict(content[:tag] + b"\xff" * 30 + content[tag + 30 :]).digit == 7
+    for array in (np.full((28, 28), 6e4, np.float16), np.full((28, 28), 3e38, np.float32)):
+        with pytest.raises(ValueError, match="floats in"):
+            predictor.predict(array)
+    assert not recwarn.list
+
+
+def test_a_lazy_image_that_is_damaged_is_a_value_error(predictor, seven):
+    content = png(Image.fromarray(seven).resize((200, 200)))
+    with pytest.raises(ValueError, match="not an image that can be read"):
+        predictor.predict(Image.open(io.BytesIO(content[: len(content) // 2])))
 
 
 def test_threads_may_share_a_predictor(predictor):

@@ -182,3 +182,11 @@ def test_a_missing_table_and_a_missing_folder_are_one_line(tmp_path, lines, caps
     error = capsys.readouterr().err
     assert submission in error
     assert "None" not in error
+
+
+def test_a_table_that_never_ends_or_is_too_large_is_one_line(tmp_path, lines, capsys, monkeypatch):
+    submission = str(tmp_path / "submission.csv")
+    assert inference.main(["--kaggle", "/dev/zero", "--submission", submission]) == 1
+    assert "Not a regular file: '/dev/zero'" in capsys.readouterr().err
+    monkeypatch.setattr("kaggle.MAX_TABLE_SIZE", 10_000)
+    assert "test.csv: too large: over 10,000 bytes" in submit(tmp_path, lines, capsys)[1]

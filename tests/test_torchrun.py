@@ -217,4 +217,4 @@ def test_a_folder_that_is_not_utf_8_is_written_by_a_group(tmp_path):
 def test_bad_settings_are_refused_by_one_process(tmp_path):
     code, _, err = finish(torchrun(tmp_path, "--epochs", "0"))
     assert code != 0
-    assert err.count("train.py: error: epochs must be at least 1, not 0") == 1
+    assert err.count("train.py: error: epochs must be in 1..1000000, not 0") == 1

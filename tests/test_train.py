@@ -16,6 +16,7 @@ import torchvision
 from PIL import Image
 
 import data
+import inference
 import train
 from checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
 from data import LAST_STRENGTH, PROJECT_DIR, Digits, load_mnist, load_sample
@@ -382,14 +383,18 @@ def test_the_data_is_named_in_every_plot(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "0"], "batch size must be at least 1, not 0"),
-        (["--epochs", "-1"], "epochs must be at least 1, not -1"),
+        (["--batch-size", "0"], "batch size must be in 1..1000000, not 0"),
+        (["--epochs", "-1"], "epochs must be in 1..1000000, not -1"),
         (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["--learning-rate", "0"], "learning rate must be above 0"),
-        (["--learning-rate", "inf"], "learning rate must be above 0 and finite"),
-        (["--learning-rate", "nan"], "learning rate must be above 0 and finite"),
+        (["--learning-rate", "inf"], "learning rate must be above 0, at most"),
+        (["--learning-rate", "nan"], "learning rate must be above 0, at most"),
         (["--momentum", "1"], "momentum must be"),
-        (["--weight-decay", "-1"], "weight decay must be at least 0"),
+        (["--weight-decay", "-1"], "weight decay must be in 0..1"),
+        (["--weight-decay", "1e30"], "weight decay must be in 0..1"),
+        (["--batch-size", "9" * 20], "batch size must be in 1..1000000, not 999"),
+        (["--output-dir", ""], "--output-dir: the name of a folder must not be empty"),
+        (["--device", "mkldnn"], "device 'mkldnn'"),
         (["--seed", "-1"], "seed must be"),
         (["--device", "tpu"], "device 'tpu'"),
         (["--precision", "int8"], "precision must be auto, float32 or bfloat16, not 'int8'"),
@@ -405,6 +410,17 @@ def test_bad_arguments_are_refused_with_one_line(arguments, message, capsys):
     assert out == ""
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize("env", [{"WORLD_SIZE": "0"}, {"RANK": "1"}])
+def test_half_a_group_is_one_line(env, monkeypatch, tmp_path, capsys):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert train.main(["--sample", "--output-dir", str(tmp_path)]) == 1
+    assert inference.main(["digit.png"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == err.count("RANK is ") == 2
 
 
 def test_help_names_every_setting_with_its_default_and_no_machine_s_folders(capsys):
