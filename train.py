@@ -18,7 +18,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -36,11 +35,12 @@ from checkpoint import (
     save_with_checksum,
     write_atomically,
 )
-from data import LAST_STRENGTH, PROJECT_DIR, Digits, augment, fading, load_data, shuffled_batches
+from data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
 from distributed import from_first, joined, launcher, rank, sum_up, world_size
+from evaluation import EVALUATION_BATCH, evaluate, least_confidence
 from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from layers import computes_in_bfloat16, keep_freed_memory
-from model import NUM_CLASSES, MNISTClassifier, normalize
+from model import NUM_CLASSES, MNISTClassifier
 from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
 
 # ---- Settings ----------------------------------------------------------------------------
@@ -307,48 +307,6 @@ def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     """
     decay = min(AVERAGE_DECAY, (step + 1) / (step + 11))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-
-
-# ---- Evaluation --------------------------------------------------------------------------
-
-DIGITS_KEPT = 0.995  # of those whose confidence decides what is refused
-EVALUATION_BATCH = 250  # images; small enough for the processor's cache
-
-
-class Evaluation(NamedTuple):
-    """How a network does on labelled digits."""
-
-    loss: float  # mean cross-entropy, in nats
-    accuracy: float  # 0..1
-    misses: int
-    probabilities: torch.Tensor  # float32 (N, 10), on the CPU
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
-    """Read the digits in float32, with dropout off; random numbers are left alone."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    slices = digits.images.split(EVALUATION_BATCH)
-    logits = torch.cat([model(normalize(images.to(device))).cpu() for images in slices])  # (N, 10)
-    model.train(was_training)
-    labels, probabilities = digits.labels.cpu(), logits.softmax(dim=1)
-    misses = int((logits.argmax(dim=1) != labels).sum())
-    loss = F.cross_entropy(logits, labels).item()
-    return Evaluation(loss, 1 - misses / len(digits), misses, probabilities)
-
-
-def least_confidence(model: nn.Module, digits: Digits) -> float:
-    """Return the confidence that 99.5% of the digits reach that a network was trained on.
-
-    They are distorted as they were last seen. As they are, it would be surer of them than of the
-    digits of other writers.
-    """
-    generator = torch.Generator(digits.images.device).manual_seed(0)
-    slices = digits.images.split(LARGEST_SLICE)
-    shown = torch.cat([augment(images, generator, LAST_STRENGTH) for images in slices])
-    read = evaluate(model, dataclasses.replace(digits, images=shown))
-    return round(read.probabilities.amax(dim=1).quantile(1 - DIGITS_KEPT).item(), 4)
 
 
 # ---- Words and files ---------------------------------------------------------------------

@@ -28,7 +28,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
@@ -39,9 +38,9 @@ from accuracy import hold_out  # noqa: E402
 
 from checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from data import Digits, load_mnist  # noqa: E402
+from evaluation import DIGITS_KEPT, compute_logits  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
-from model import normalize  # noqa: E402
-from train import DIGITS_KEPT, EVALUATION_BATCH, Settings, train  # noqa: E402
+from train import Settings, train  # noqa: E402
 
 BINS = 15
 CANVAS = 200  # pixels, both ways
@@ -77,14 +76,6 @@ def auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
     ranks = (counts.cumsum() - (counts - 1) / 2)[inverse]  # from 1; ties share their mean rank
     n, m = len(positives), len(negatives)
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
-
-
-@torch.inference_mode()
-def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Map uint8 images (N, 28, 28) to logits (N, 10), on the CPU, in float32."""
-    device = next(model.parameters()).device
-    batches = images.split(EVALUATION_BATCH)
-    return torch.cat([model(normalize(batch.to(device))).cpu() for batch in batches])
 
 
 # ---- The temperature -------------------------------------------------------------

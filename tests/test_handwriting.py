@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from data import Digits, load_sample
+from evaluation import evaluate
 from handwriting import ALPHABET, KINDS, NON_DIGITS, PENS, draw_handwriting, draw_non_digits
 from inference import MNISTPredictor
 from preprocessing import BOX_SIZE, FINE, is_mnist_like, resize, stroke_widths
-from train import evaluate
 
 EACH = 40  # drawings of each kind
 

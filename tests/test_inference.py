@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 import inference
 from benchmarks.photographs import KINDS, photographs
 from data import PROJECT_DIR, load_mnist, load_sample
+from evaluation import evaluate
 from inference import MNISTPredictor, Prediction
 from model import normalize
-from train import evaluate
 
 FUZZED_FILES = int(os.environ.get("FUZZED_FILES", "100"))
 

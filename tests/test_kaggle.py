@@ -6,8 +6,8 @@ import torch
 
 import inference
 from data import load_mnist, load_sample
+from evaluation import evaluate
 from kaggle import read_kaggle
-from train import evaluate
 
 HEADER = ",".join(f"pixel{i}" for i in range(784))
 

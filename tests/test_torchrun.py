@@ -18,7 +18,7 @@ from conftest import slow
 
 from checkpoint import load_checkpoint
 from data import PROJECT_DIR, load_mnist, load_sample
-from train import evaluate
+from evaluation import evaluate
 
 pytestmark = slow
 SETTINGS = ["--sample", "--epochs", "4"]

@@ -20,10 +20,11 @@ import inference
 import train
 from checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
 from data import LAST_STRENGTH, PROJECT_DIR, Digits, load_mnist, load_sample
+from evaluation import evaluate
 from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from inference import MNISTPredictor
 from model import MNISTClassifier, normalize
-from train import Settings, Trainer, evaluate
+from train import Settings, Trainer
 
 OUTPUTS = ["confusion_matrix.png", "history.json", "history.png", "mistakes.png", "mnist_cnn.pt"]
 OUTPUTS += ["training_state.pt"]
