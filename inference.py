@@ -47,7 +47,7 @@ from preprocessing import (
 )
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
-LEAST_SHARE = 0.5  # of what may be digits, that must be sure, for a picture to hold any
+LEAST_SHARE = 0.5  # of what may be digits: where no more are sure, the picture holds none
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 
 
@@ -155,7 +155,7 @@ class MNISTPredictor:
             for line in lines
         ]
         # A few strokes of a drawing may look like digits: where most do not, none is one.
-        if sum(map(len, sure)) < LEAST_SHARE * sum(map(len, lines)):
+        if sum(map(len, sure)) <= LEAST_SHARE * sum(map(len, lines)):
             return []
         return [line for line in sure if line]
 

@@ -39,8 +39,10 @@ SURE = 0.9  # the confidence from which a piece is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, in units of what is typical of the picture
 STRENGTHS = (0.35, 3.0)  # of strokes, in units of what is typical of the picture
 MOST_PARTS = 5  # of one digit
-SLANTS = (-0.5, -0.25, 0.0, 0.25, 0.5)  # of a cut, as a share of the height
-CUT = (0.5, 4.0)  # nats that a cut costs, and that it costs for each height of ink it goes through
+ASIDE = 0.1  # what a step to the side costs a cut, in pixels of ink
+CUT = (0.25, 2.0)  # nats that a cut costs, and that it costs for each height of ink it goes through
+MOST_CUTS = 2.5  # of a part as wide as it is high
+LEAST_INK = 0.05  # between two cuts, in units of the square of the height
 SKIP = 3.0  # nats that it costs to leave out a part as high as a digit
 
 MOST_PIECES = 2000  # of a picture: the largest are looked at
@@ -215,34 +217,50 @@ def join(parts: list[Part]) -> Part:
     return Part(mask, top, left)
 
 
+def cheapest_ways(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the way from the top of some ink, (H, W), to each place at its bottom that cuts least.
+
+    Returns what each costs, (W,), and the column in which it is in each row, (H, W).
+    """
+    places = np.arange(ink.shape[1])
+    cost, steps = ink[0].astype(float), []
+    for row in ink[1:]:
+        left = np.concatenate([[np.inf], cost[:-1]]) + ASIDE
+        right = np.concatenate([cost[1:], [np.inf]]) + ASIDE
+        options = np.stack([left, cost, right])
+        best = options.argmin(axis=0)
+        cost = row + options[best, places]
+        steps.append(best - 1)
+    columns = [places]
+    for step in reversed(steps):
+        columns.append(columns[-1] + step[columns[-1]])
+    return cost, np.stack(columns[::-1])
+
+
 def cut(part: Part, height: float) -> tuple[list[Part], list[float]]:
     """Cut a part from top to bottom where it is thin.
 
     Returns what is left, from left to right, and what each but the first costs: more, the more
     ink the cut before it went through.
     """
-    rows, columns = np.nonzero(part.mask)
-    offsets = rows - part.height / 2
-    least = max(2, round(0.12 * height))
-    profiles = []
-    for slant in SLANTS:
-        places = np.rint(columns + slant * offsets).astype(int).clip(0, part.width - 1)
-        profile = np.bincount(places, minlength=part.width) / height
-        profiles.append(scipy.ndimage.gaussian_filter1d(profile, 0.02 * height))
-    profiles = np.stack(profiles)  # (slants, width)
-    best = profiles.argmin(axis=0)
-    thickness = profiles.min(axis=0)
-    cuts = []
-    for x in np.argsort(thickness[least:-least]) + least:
-        if all(abs(x - other) >= least for other in cuts):
+    middle = part.height // 2
+    above, upper = cheapest_ways(part.mask[: middle + 1])
+    below, lower = cheapest_ways(part.mask[: middle - 1 : -1] if middle else part.mask[::-1])
+    thickness = (above + below - part.mask[middle]) / height  # (width,)
+    columns = np.concatenate([upper, lower[-2::-1]])  # (height, width)
+    before = np.pad(part.mask.cumsum(axis=1), ((0, 0), (1, 0)))  # ink before a place in a row
+    before = np.take_along_axis(before, columns, axis=1)  # and before each cut, (height, width)
+    cuts: list[int] = []
+    for x in np.argsort(thickness[1:], kind="stable") + 1:
+        between = np.abs(before[:, [x]] - before[:, [0, *cuts]]).sum(axis=0)
+        if min(between.min(), part.mask.sum() - before[:, x].sum()) > LEAST_INK * height**2:
             cuts.append(int(x))
-        if len(cuts) > 2.5 * part.width / height:
+        if len(cuts) > MOST_CUTS * part.width / height:
             break
     cuts.sort()
     labels = part.mask.astype(int)  # 1 before the first cut, one more after each
-    y, x = np.indices(labels.shape)
     for place in cuts:
-        labels += part.mask & (x + SLANTS[best[place]] * (y - part.height / 2) >= place)
+        labels += part.mask & (np.arange(part.width) >= columns[:, place, None])
     parts, costs = [], []
     for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if box is not None:

@@ -17,7 +17,8 @@ from checkpoint import save_checkpoint
 from data import PROJECT_DIR, load_sample
 from inference import MNISTPredictor
 from plots import plot_digits, save_figure
-from train import Settings, describe, train
+from results import describe
+from train import Settings, train
 
 EPOCHS = 12
 LEAST_ACCURACY = 0.96

@@ -9,7 +9,6 @@ import contextlib
 import copy
 import dataclasses
 import importlib.metadata
-import json
 import math
 import platform
 import random
@@ -31,9 +30,7 @@ from checkpoint import (
     load_checkpoint,
     load_with_checksum,
     prepare_streams,
-    save_checkpoint,
     save_with_checksum,
-    write_atomically,
 )
 from data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
 from distributed import from_first, joined, launcher, rank, sum_up, world_size
@@ -41,7 +38,7 @@ from evaluation import EVALUATION_BATCH, evaluate, least_confidence
 from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from layers import computes_in_bfloat16, keep_freed_memory
 from model import NUM_CLASSES, MNISTClassifier
-from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
+from results import print_epoch, print_results, save_results
 
 # ---- Settings ----------------------------------------------------------------------------
 
@@ -309,9 +306,6 @@ def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
-# ---- Words and files ---------------------------------------------------------------------
-
-
 def print_settings(run: Trainer, test_digits: Digits) -> None:
     """Say in plain words what is about to happen, and begin its table."""
     settings, processes = dict(run.history["settings"]), run.history["processes"]
@@ -333,41 +327,6 @@ def print_settings(run: Trainer, test_digits: Digits) -> None:
         "  epoch  learning rate  train loss  test loss  accuracy  misses  images/s  seconds",
         flush=True,
     )
-
-
-def print_epoch(row: dict, epochs: int) -> None:
-    """Print one aligned line, below the heads of `print_settings`."""
-    print(
-        f"{row['epoch']:3}/{epochs:<3}  {row['learning_rate']:13.5f}  {row['train_loss']:10.4f}  "
-        f"{row['test_loss']:9.4f}  {row['test_accuracy']:8.2%}  {row['misses']:6}  "
-        f"{row['images_per_second']:8,.0f}  {row['seconds']:7.1f}",
-        flush=True,
-    )
-
-
-def save_results(output_dir: Path, run: Trainer, test_digits: Digits, command: str) -> None:
-    """Write the history, the plots and the checkpoint."""
-    history = {"command": command, **run.history}
-    write_atomically(output_dir / "history.json", json.dumps(history, indent=1).encode())
-    probabilities = evaluate(run.average, test_digits).probabilities
-    figures = {
-        "history": plot_history(history["epochs"]),
-        "confusion_matrix": plot_confusion_matrix(test_digits.labels, probabilities.argmax(dim=1)),
-        "mistakes": plot_mistakes(test_digits, probabilities),
-    }
-    for name, figure in figures.items():
-        save_figure(output_dir / f"{name}.png", figure, test_digits.name)
-    # The model comes last: when it is there, all is.
-    save_checkpoint(output_dir / "mnist_cnn.pt", run.average, describe(run.history, command))
-
-
-def describe(history: dict, command: str) -> dict:
-    """Return what a checkpoint says of itself: nothing that differs between equal runs."""
-    metadata = {"command": command, **history}
-    epochs = metadata.pop("epochs")
-    result = ("train_loss", "test_loss", "test_accuracy", "misses")
-    metadata["result"] = {name: epochs[-1][name] for name in result}
-    return metadata | {"epochs_finished": len(epochs)}
 
 
 # ---- Command line ------------------------------------------------------------------------
@@ -481,23 +440,10 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     for row in run.epochs(test_digits):
         print_epoch(row, settings.epochs)
         save_state()
-    from_first(lambda: save_results(output_dir, run, test_digits, command))
+    from_first(lambda: save_results(output_dir, run.average, run.history, test_digits, command))
     lock.release()
-    print_results(run, output_dir, time.perf_counter() - started)
+    print_results(run.history, output_dir, time.perf_counter() - started)
     return 0
-
-
-def print_results(run: Trainer, output_dir: Path, seconds: float) -> None:
-    """Say how well it reads, where everything is, and how to use it."""
-    last = run.history["epochs"][-1]
-    print(
-        f"\n{last['test_accuracy']:.2%} of {run.history['test_digits']:,} test digits read "
-        f"correctly ({last['misses']} misses) after {seconds:.0f} s\n"
-        f"data: {run.digits.name}\n"
-        f"model, history and plots are in {output_dir}; to read a digit:\n\n"
-        f"    from inference import MNISTPredictor\n"
-        f"    print(MNISTPredictor({str(output_dir / 'mnist_cnn.pt')!r}).predict('digit.png'))"
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,8 @@ import pytest
 
 from checkpoint import save_checkpoint
 from data import load_sample
-from train import Settings, describe, train
+from results import describe
+from train import Settings, train
 
 
 def unavailable(reason: str) -> None:

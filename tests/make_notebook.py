@@ -26,7 +26,8 @@ NOTEBOOK = PROJECT_DIR / "mnist_classifier_demo.ipynb"
 CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
 # All that the notebook imports but for model.py, which it shows.
 PACKED_MODULES = ["layers", "distributed", "checkpoint", "data", "preprocessing", "page"]
-PACKED_MODULES += ["handwriting", "evaluation", "plots", "train", "kaggle", "inference", "canvas"]
+PACKED_MODULES += ["handwriting", "evaluation", "plots", "results", "train", "kaggle"]
+PACKED_MODULES += ["inference", "canvas"]
 PACKED_MODULES = [f"{name}.py" for name in PACKED_MODULES]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -24,6 +24,7 @@ from evaluation import evaluate
 from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from inference import MNISTPredictor
 from model import MNISTClassifier, normalize
+from results import describe
 from train import Settings, Trainer
 
 OUTPUTS = ["confusion_matrix.png", "history.json", "history.png", "mistakes.png", "mnist_cnn.pt"]
@@ -457,7 +458,7 @@ def test_a_model_of_mnist_is_not_replaced_by_one_of_the_sample(
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     folder = tmp_path / "outputs"
     folder.mkdir()
-    save_checkpoint(folder / "mnist_cnn.pt", model, train.describe(history | {"data": "MNIST"}, ""))
+    save_checkpoint(folder / "mnist_cnn.pt", model, describe(history | {"data": "MNIST"}, ""))
     before = (folder / "mnist_cnn.pt").read_bytes()
     arguments = ["--dry-run", "--data-dir", str(tmp_path / "data"), "--output-dir"]
     assert train.main([*arguments, str(folder)]) == 1
