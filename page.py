@@ -160,12 +160,14 @@ def overlap(a: Part, b: Part, slope: float = 0.0) -> float:
 
 def find_slope(parts: list[Part]) -> float:
     """Return the slope of the lines: the median of those from each part to the next one."""
+    left, top, bottom = np.array([(p.left, p.top, p.bottom) for p in parts]).T
     slopes = []
     for part in parts:
-        after = [p for p in parts if p.left > part.right and overlap(part, p) > 0.3]
-        if after:
-            other = min(after, key=lambda p: p.left)
-            (y, x), (other_y, other_x) = part.middle, other.middle
+        shared = np.minimum(bottom, part.bottom) - np.maximum(top, part.top)
+        beside = shared > 0.3 * np.minimum(bottom - top, part.height)
+        distances = np.where(beside & (left > part.right), left, np.inf)
+        if distances.min() < np.inf:
+            (y, x), (other_y, other_x) = part.middle, parts[distances.argmin()].middle
             slopes.append((other_y - y) / (other_x - x))
     return float(np.median(slopes)) if len(slopes) > 2 else 0.0
 
