@@ -10,7 +10,7 @@ from data import PROJECT_DIR
 
 # A module imports only what stands before it. Those that read digits load nothing that trains.
 ORDER = ["layers", "distributed", "model", "checkpoint", "data", "preprocessing", "page"]
-ORDER += ["handwriting", "plots", "train", "kaggle", "inference", "canvas", "test_model"]
+ORDER += ["handwriting", "plots", "train", "kaggle", "export", "inference", "canvas", "test_model"]
 READING = ["checkpoint", "preprocessing", "page", "kaggle", "inference", "canvas"]
 TRAINING = {"distributed", "data", "handwriting", "plots", "train"}
 
