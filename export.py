@@ -28,7 +28,7 @@ class PixelsToProbabilities(nn.Module):
 
 
 def to_onnx(model: MNISTClassifier, temperature: float) -> bytes:
-    """Return the network as the content of an ONNX file; raises ImportError as its exporter does.
+    """Return the network as the content of an ONNX file; it takes onnx and onnxscript.
 
     Its input is `pixels`, uint8 (N, 28, 28), white on black, as MNIST has them, and its output
     `probabilities`, float32 (N, 10), for any N.
@@ -58,12 +58,13 @@ def write_onnx(
     are others, and OSError if the file can't be written: nothing is written then.
     """
     try:
+        import onnx  # noqa: F401  (PyTorch's exporter takes this, and onnxscript)
         import onnxruntime
-
-        content = to_onnx(model, temperature)
+        import onnxscript  # noqa: F401
     except ImportError as error:
         remedy = "pip install onnx onnxscript onnxruntime"
         raise ValueError(f"{path}: ONNX takes packages that are not here: {remedy}") from error
+    content = to_onnx(model, temperature)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     pixels = load_sample(train=False).images.numpy()
     [found] = session.run(["probabilities"], {"pixels": pixels})
