@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         if (ours != theirs).any():
             raise ValueError(f"ONNX Runtime reads {(ours != theirs).sum()} of 1,000 otherwise")
 
-    print(f"{machine()}{with_onnx}; medians of {arguments.rounds} rounds\n")
+    print(f"{machine('cpu')}{with_onnx}; medians of {arguments.rounds} rounds\n")
     measure_startup(arguments.rounds, sample[0])
     print()
     measure_single(arguments.rounds, predictor, onnx_model, sample[0])
