@@ -50,6 +50,7 @@ from preprocessing import (
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 LEAST_SHARE = 0.5  # of what may be digits, that must be sure, for a picture to hold any
+FEW = 4  # images that a thread takes at once
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 
 
@@ -120,18 +121,19 @@ class MNISTPredictor:
     ) -> list[Prediction]:
         """Read the digit in each image; the same answers as `predict`, in less time.
 
-        So many threads as `jobs` prepare the images; by default, as many as PyTorch computes with.
+        So many threads as `jobs` share the work; by default, as many as PyTorch computes with.
 
         Raises:
             ValueError, OSError: as `predict`, for the first image that can't be read.
         """
         if not isinstance(images, Iterable) or isinstance(images, str | bytes):
             raise ValueError(f"predict_batch takes several images, not {type(images).__name__}")
-        images, jobs = iter(images), jobs or torch.get_num_threads()
-        predictions = []
-        while batch := list(itertools.islice(images, BATCH_SIZE)):
-            predictions += self.classify(preprocess_batch(batch, jobs))
-        return predictions
+
+        def work(batch: list[ImageLike]) -> list[Prediction]:
+            return self.classify(preprocess_batch(batch))
+
+        answers = work_ahead(work, batches(images), jobs or torch.get_num_threads())
+        return [prediction for _, answer in answers for prediction in answer()]
 
     def read(self, image: ImageLike) -> list[list[FoundDigit]]:
         """Find and read all the digits in one image, such as a number or a page of them.
@@ -194,6 +196,43 @@ def survive_forks() -> None:
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+def batches(images: Iterable[ImageLike]) -> Iterator[list[ImageLike]]:
+    """Part images into lists: of many ready digits, or of a few that are work and may be large."""
+    images = iter(images)
+    for image in images:
+        ready = tuple(getattr(image, "shape", ())[-2:]) == (IMAGE_SIZE, IMAGE_SIZE)
+        yield [image, *itertools.islice(images, (BATCH_SIZE if ready else FEW) - 1)]
+
+
+def work_ahead(work: Callable, items: Iterable, jobs: int) -> Iterator[tuple[Any, Callable]]:
+    """Yield each item, in order, and a function that returns, or raises, what comes of it.
+
+    So many threads as `jobs` work a few items ahead; a single item needs none.
+    """
+    items = iter(items)
+    first = list(itertools.islice(items, 2)) if jobs > 1 else []
+    items = itertools.chain(first, items)
+    if len(first) < 2:
+        yield from ((item, functools.partial(work, item)) for item in items)
+        return
+    n_threads, waiting, no_more = torch.get_num_threads(), collections.deque(), None
+    pool = ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(work, item).result))
+                if len(waiting) == 2 * jobs:
+                    yield waiting.popleft()
+        except OSError as error:  # of a list: what it named before is read all the same
+            no_more = error
+        yield from waiting
+        if no_more:
+            raise no_more
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(n_threads)
 
 
 # ---- Command line ------------------------------------------------------------------------
@@ -324,35 +363,6 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"inference.py: error: {printable(str(error))}", file=sys.stderr)
         return 1
-
-
-def work_ahead(work: Callable, items: Iterable, jobs: int) -> Iterator[tuple[Any, Callable]]:
-    """Yield each item, in order, and a function that returns, or raises, what comes of it.
-
-    So many threads as `jobs` work a few items ahead; a single item needs none.
-    """
-    items = iter(items)
-    first = list(itertools.islice(items, 2)) if jobs > 1 else []
-    items = itertools.chain(first, items)
-    if len(first) < 2:
-        yield from ((item, functools.partial(work, item)) for item in items)
-        return
-    n_threads, waiting, no_more = torch.get_num_threads(), collections.deque(), None
-    pool = ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        try:
-            for item in items:
-                waiting.append((item, pool.submit(work, item).result))
-                if len(waiting) == 4 * jobs:
-                    yield waiting.popleft()
-        except OSError as error:  # of a list: what it named before is read all the same
-            no_more = error
-        yield from waiting
-        if no_more:
-            raise no_more
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(n_threads)
 
 
 def read_images(
