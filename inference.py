@@ -202,8 +202,9 @@ def batches(images: Iterable[ImageLike]) -> Iterator[list[ImageLike]]:
     """Part images into lists: of many ready digits, or of a few that are work and may be large."""
     images = iter(images)
     for image in images:
-        ready = tuple(getattr(image, "shape", ())[-2:]) == (IMAGE_SIZE, IMAGE_SIZE)
-        yield [image, *itertools.islice(images, (BATCH_SIZE if ready else FEW) - 1)]
+        size = image.numel() if torch.is_tensor(image) else getattr(image, "size", None)
+        count = BATCH_SIZE if size == IMAGE_SIZE**2 else FEW
+        yield [image, *itertools.islice(images, count - 1)]
 
 
 def work_ahead(work: Callable, items: Iterable, jobs: int) -> Iterator[tuple[Any, Callable]]:

@@ -98,6 +98,8 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
     Returns gray values, float32 (H, W) in 0..1, and the width and height of the whole image,
     which may be several times as large.
     """
+    # An opened image or file may be in use by another thread, too.
+    shared = not isinstance(image, str | os.PathLike | bytes | np.ndarray | torch.Tensor)
     if isinstance(image, torch.Tensor):
         image = tensor_to_array(image)
     if isinstance(image, np.ndarray):
@@ -105,7 +107,6 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
     # Pillow's, about oddities of a file that it can read. Not by catch_warnings: threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     is_path = isinstance(image, str | os.PathLike)
-    shared = not is_path and not isinstance(image, bytes)  # with other threads, perhaps
     try:
         with ONE_AT_A_TIME if shared else contextlib.nullcontext():
             if isinstance(image, Image.Image):
