@@ -40,10 +40,9 @@ class CheckpointError(ValueError):
 def save_checkpoint(path: str | os.PathLike, model: nn.Module, metadata: dict) -> None:
     """Write the weights, and what is known about them, to one file in an existing folder.
 
-    The same weights and metadata give the same bytes, whatever the file is called. The
-    metadata holds plain values only (str, int, float, bool, None, list, dict), so that the
-    file loads without executing anything. Raises OSError if the file can't be written; one
-    that was there before is then still there.
+    The same weights and metadata give the same bytes, whatever the file is called. Metadata are
+    plain values (str, int, float, bool, None, list, dict): the file loads without executing
+    anything. Raises OSError if it can't be written; what was there before is then still there.
     """
     weights = {
         name: tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)

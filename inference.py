@@ -12,6 +12,7 @@ Any image will do: preprocessing.py makes it look like one of MNIST's.
 """
 
 import argparse
+import collections
 import functools
 import glob
 import io
@@ -20,9 +21,10 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor  # PyTorch imports it
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
@@ -48,6 +50,7 @@ from preprocessing import (
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 LEAST_SHARE = 0.5  # of what may be digits: where no more are sure, the picture holds none
+FEW = 4  # images that a thread takes at once
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 
 
@@ -113,19 +116,24 @@ class MNISTPredictor:
         """
         return self.predict_batch([image])[0]
 
-    def predict_batch(self, images: Iterable[ImageLike]) -> list[Prediction]:
+    def predict_batch(
+        self, images: Iterable[ImageLike], jobs: int | None = None
+    ) -> list[Prediction]:
         """Read the digit in each image; the same answers as `predict`, in less time.
+
+        So many threads as `jobs` share the work; by default, as many as PyTorch computes with.
 
         Raises:
             ValueError, OSError: as `predict`, for the first image that can't be read.
         """
         if not isinstance(images, Iterable) or isinstance(images, str | bytes):
             raise ValueError(f"predict_batch takes several images, not {type(images).__name__}")
-        images = iter(images)
-        predictions = []
-        while batch := list(itertools.islice(images, BATCH_SIZE)):
-            predictions += self.classify(preprocess_batch(batch))
-        return predictions
+
+        def work(batch: list[ImageLike]) -> list[Prediction]:
+            return self.classify(preprocess_batch(batch))
+
+        answers = work_ahead(work, batches(images), jobs or torch.get_num_threads())
+        return [prediction for _, answer in answers for prediction in answer()]
 
     def read(self, image: ImageLike) -> list[list[FoundDigit]]:
         """Find and read all the digits in one image, such as a number or a page of them.
@@ -188,6 +196,44 @@ def survive_forks() -> None:
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+def batches(images: Iterable[ImageLike]) -> Iterator[list[ImageLike]]:
+    """Part images into lists: of many ready digits, or of a few that are work and may be large."""
+    images = iter(images)
+    for image in images:
+        size = image.numel() if torch.is_tensor(image) else getattr(image, "size", None)
+        count = BATCH_SIZE if size == IMAGE_SIZE**2 else FEW
+        yield [image, *itertools.islice(images, count - 1)]
+
+
+def work_ahead(work: Callable, items: Iterable, jobs: int) -> Iterator[tuple[Any, Callable]]:
+    """Yield each item, in order, and a function that returns, or raises, what comes of it.
+
+    So many threads as `jobs` work a few items ahead; a single item needs none.
+    """
+    items = iter(items)
+    first = list(itertools.islice(items, 2)) if jobs > 1 else []
+    items = itertools.chain(first, items)
+    if len(first) < 2:
+        yield from ((item, functools.partial(work, item)) for item in items)
+        return
+    n_threads, waiting, no_more = torch.get_num_threads(), collections.deque(), None
+    pool = ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(work, item).result))
+                if len(waiting) == 2 * jobs:
+                    yield waiting.popleft()
+        except OSError as error:  # of a list: what it named before is read all the same
+            no_more = error
+        yield from waiting
+        if no_more:
+            raise no_more
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(n_threads)
 
 
 # ---- Command line ------------------------------------------------------------------------
@@ -257,14 +303,10 @@ def main(argv: list[str] | None = None) -> int:
         description="Read the handwritten digit in each image.",
     )
     add = parser.add_argument
-    add(
-        "images",
-        nargs="*",
-        metavar="IMAGE",
-        help="an image file, a folder, a pattern, or - for stdin",
-    )
+    add("images", nargs="*", metavar="IMAGE", help="a file, a folder, a pattern, or - for stdin")
     add("--files-from", metavar="LIST", help="read the images that a file names, one a line")
     add("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves them")
+    add("--jobs", type=int, metavar="N", help="read N images at once [as many as there are cores]")
     add("--json", action="store_true", help="print one JSON object a line")
     add("--guess", action="store_true", help="name the best digit even where it is no digit")
     add("--number", action="store_true", help="read all the digits of each image, line by line")
@@ -272,19 +314,25 @@ def main(argv: list[str] | None = None) -> int:
     add("--save-preprocessed", metavar="OUT.png", help="write what the network sees of the image")
     add("--kaggle", metavar="test.csv", help="read the table of Kaggle's Digit Recognizer instead")
     add("--submission", metavar="OUT.csv", help="where the answers for --kaggle go")
+    add("--export", metavar="OUT.onnx", help="write the network as ONNX, and read nothing")
     arguments = parser.parse_args(argv)
+    if "" in vars(arguments).values():
+        parser.error("the name of a file must not be empty")
     if bool(arguments.kaggle) != bool(arguments.submission):
         parser.error("--kaggle test.csv and --submission submission.csv go together")
-    if bool(arguments.kaggle) == bool(arguments.images or arguments.files_from):
-        parser.error("give images, or --kaggle test.csv --submission submission.csv")
-    if arguments.kaggle and (arguments.json or arguments.number or arguments.save_preprocessed):
-        parser.error("--json, --number and --save-preprocessed are for images, not for --kaggle")
+    from_images = bool(arguments.images or arguments.files_from)
+    if from_images + bool(arguments.kaggle) + bool(arguments.export) != 1:
+        parser.error("give images, or --kaggle test.csv --submission submission.csv, or --export")
+    for_images = ("jobs", "json", "guess", "number", "annotated", "save_preprocessed")
+    given = [name for name in for_images if getattr(arguments, name) not in (None, False)]
+    if given and not from_images:
+        parser.error(f"--{given[0].replace('_', '-')} is for images, not for --kaggle or --export")
     if arguments.number and (arguments.save_preprocessed or arguments.guess):
         parser.error("--save-preprocessed and --guess are for one digit, not for --number")
     if arguments.annotated and not arguments.number:
         parser.error("--annotated goes with --number")
-    if "" in vars(arguments).values():
-        parser.error("the name of a file must not be empty")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
     try:
         predictor = MNISTPredictor(arguments.checkpoint)
         if arguments.kaggle:
@@ -292,6 +340,14 @@ def main(argv: list[str] | None = None) -> int:
                 predictor.predict_batch, arguments.kaggle, arguments.submission
             )
             print(f"{printable(arguments.submission)}: {count:,} digits, ready to submit")
+            return 0
+        if arguments.export:
+            from export import write_onnx  # here, because reading digits needs nothing of it
+
+            write_onnx(
+                arguments.export, predictor.model, predictor.temperature, predictor.predict_batch
+            )
+            print(f"{printable(arguments.export)}: ONNX, reads the bundled digits alike")
             return 0
         paths = find_images(arguments.images)
         if arguments.files_from:
@@ -301,12 +357,7 @@ def main(argv: list[str] | None = None) -> int:
             if len(paths) > 1:
                 option = "--annotated" if arguments.annotated else "--save-preprocessed"
                 parser.error(f"{option} takes one image, not several")
-        # Several processes that torchrun started take turns.
-        rank = int(os.environ.get("RANK", 0))
-        n_processes = int(os.environ.get("WORLD_SIZE", 1))
-        if not 0 <= rank < n_processes:
-            raise ValueError(f"RANK is {rank} and WORLD_SIZE {n_processes}; torchrun sets them")
-        return read_images(itertools.islice(paths, rank, None, n_processes), predictor, arguments)
+        return read_images(paths, predictor, arguments)
     except KeyboardInterrupt:
         print("inference.py: interrupted", file=sys.stderr)
         return 130
@@ -323,12 +374,18 @@ def read_images(
         from tqdm import tqdm  # here, because a single image must not wait for it
 
         paths = tqdm(paths, unit="image", leave=False, delay=1)
-    answer = read_number if arguments.number else read_digit
+    read = read_number if arguments.number else read_digit
+    sources = (
+        (path, sys.stdin.buffer.read(MAX_FILE_SIZE) if path == "-" else path) for path in paths
+    )
+
+    def work(item: tuple[str, str | bytes]) -> tuple[str, dict]:
+        return read(item[1], predictor, arguments)
+
     failures = 0
-    for path in paths:
+    for (path, _), answer in work_ahead(work, sources, arguments.jobs or torch.get_num_threads()):
         try:
-            source = sys.stdin.buffer.read(MAX_FILE_SIZE) if path == "-" else path
-            words, details = answer(source, predictor, arguments)
+            words, details = answer()
         except (OSError, ValueError) as error:
             failures += 1
             reason = f"-: {error}" if path == "-" else str(error)

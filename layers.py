@@ -7,12 +7,15 @@ import sys
 import torch
 import torch.nn as nn
 
+LEAST_BLOCKED = 32  # images that pay for the way to the blocked layout and back
+
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d, which while it trains on a CPU hands on its output in oneDNN's blocked layout.
+    """nn.Conv2d, which on a CPU hands on its output in oneDNN's blocked layout where that pays.
 
     There max pooling and its gradient are three times as fast: oneDNN keeps a byte for each
-    maximum, where PyTorch's own pooling keeps an int64. `to_dense` brings a tensor back.
+    maximum, where PyTorch's own pooling keeps an int64. So while it trains; and where no
+    gradient is wanted, for all but a few images. `to_dense` brings a tensor back.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -20,7 +23,8 @@ class Conv2d(nn.Conv2d):
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
         plain = x.dim() == 4 and self.bias is not None and self.padding_mode == "zeros"
         on_cpu = x.device.type == "cpu" and plain and not isinstance(self.padding, str)
-        if not (self.training and on_cpu and has_blocked_layout(dtype)):
+        pays = self.training or (not torch.is_grad_enabled() and len(x) >= LEAST_BLOCKED)
+        if not (pays and on_cpu and has_blocked_layout(dtype)):
             return super().forward(x)
         if not x.is_mkldnn:
             x = x.to_mkldnn(dtype)
@@ -32,7 +36,7 @@ class Conv2d(nn.Conv2d):
 
 
 def has_blocked_layout(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has kernels of its own for training in this dtype on this processor."""
+    """Whether oneDNN has kernels of its own for this dtype on this processor."""
     if torch.compiler.is_compiling() or not torch.backends.mkldnn.is_available():
         return False
     if platform.machine() not in ("x86_64", "AMD64"):  # elsewhere its pooling may be a slow one

@@ -8,6 +8,7 @@ import contextlib
 import io
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -22,6 +23,8 @@ from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
 
 MAX_PIXELS = 100_000_000  # of an image as Pillow holds it, in up to 4 bytes each
 MAX_SIDE = 65_535  # pixels; no camera or scanner makes more, and JPEG can't
+LARGE = 100_000_000  # bytes of a decoded image, of which there is only one at a time
+ONE_AT_A_TIME = threading.RLock()
 STRIP = 2**22  # pixels that are converted at once
 BY_ROWS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "PPM", "TIFF", "TGA")  # are decoded so
 PAPER_SIZE = 64  # pixels of the longer side of an image in which paper is looked for
@@ -32,6 +35,8 @@ SMALL = 32  # pixels of the longer side of an image that is shape in gray, not s
 BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST
 STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within
 FATTEST = 4.2  # pixels; of the strokes of a small digit
+PLACES = np.indices((IMAGE_SIZE, IMAGE_SIZE)).reshape(2, -1) - 14.0  # from MNIST's middle
+MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
 FINE = 5  # times the resolution of MNIST at which strokes are drawn
 
 # A path, the bytes of an image file, a binary file object, a PIL image, an array or a tensor.
@@ -93,26 +98,31 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
     Returns gray values, float32 (H, W) in 0..1, and the width and height of the whole image,
     which may be several times as large.
     """
+    # An opened image or file may be in use by another thread, too.
+    shared = not isinstance(image, str | os.PathLike | bytes | np.ndarray | torch.Tensor)
     if isinstance(image, torch.Tensor):
         image = tensor_to_array(image)
     if isinstance(image, np.ndarray):
         image = array_to_image(image)
     # Pillow's, about oddities of a file that it can read. Not by catch_warnings: threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    is_path = isinstance(image, str | os.PathLike)
     try:
-        if isinstance(image, Image.Image):
-            return flatten(image), upright_size(image, image.size)
-        is_path = isinstance(image, str | os.PathLike)
-        source = open_regular(image) if is_path else contextlib.nullcontext(image)
-        with (
-            source as file,
-            Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened,
-        ):
-            size = opened.size
-            opened.draft("RGB", (5 * WORK_SIZE, 5 * WORK_SIZE))  # a JPEG is decoded small, fast
-            check_size(*size, decoded_bytes(opened, size))
-            upright = upright_size(opened, size)  # not before: a PNG is decoded for it
-            return flatten(opened), upright
+        with ONE_AT_A_TIME if shared else contextlib.nullcontext():
+            if isinstance(image, Image.Image):
+                return flatten(image), upright_size(image, image.size)
+            source = open_regular(image) if is_path else contextlib.nullcontext(image)
+            with (
+                source as file,
+                Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened,
+            ):
+                size = opened.size
+                opened.draft("RGB", (5 * WORK_SIZE, 5 * WORK_SIZE))  # a JPEG: small, and fast
+                memory = decoded_bytes(opened, size)
+                check_size(*size, memory)
+                with ONE_AT_A_TIME if memory > LARGE else contextlib.nullcontext():
+                    upright = upright_size(opened, size)  # not before: a PNG is decoded for it
+                    return flatten(opened), upright
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         if isinstance(error, OSError) and error.errno is not None:
             raise  # no such file, a folder, no permission: the system's own words
@@ -289,18 +299,18 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
     """
     if gray.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
         return np.zeros(gray.shape[:-2], bool)
-    total = gray.sum(axis=(-2, -1))
-    places = np.arange(IMAGE_SIZE) - 14
-    alike = (gray.max(axis=(-2, -1)) >= 0.5) & (total < 0.5 * IMAGE_SIZE**2)
-    longest = 0
+    flat = gray.reshape(*gray.shape[:-2], -1)
+    total, *offsets = np.moveaxis(flat @ MOMENTS, -1, 0)
+    alike = (flat.max(axis=-1) >= 0.5) & (total < 0.5 * IMAGE_SIZE**2)
+    alike &= np.abs(offsets).max(axis=0) <= 1.0001 * total  # additions round
+    inked, longest = gray > 0.1, 0
     for axis in (-2, -1):
-        offset = gray.sum(axis=axis) @ places
-        alike &= abs(offset) <= total
-        inked = gray.max(axis=axis) > 0.1  # (..., 28)
-        span = IMAGE_SIZE - inked.argmax(axis=-1) - inked[..., ::-1].argmax(axis=-1)
+        lines = inked.any(axis=axis)  # (..., 28)
+        span = IMAGE_SIZE - lines.argmax(axis=-1) - lines[..., ::-1].argmax(axis=-1)
         longest = np.maximum(longest, span)
     inked = gray > 0.25
-    squares = inked[..., 1:, 1:] & inked[..., :-1, 1:] & inked[..., 1:, :-1] & inked[..., :-1, :-1]
+    pairs = inked[..., 1:, :] & inked[..., :-1, :]
+    squares = pairs[..., 1:] & pairs[..., :-1]
     thick = squares.sum(axis=(-2, -1)) > 0.04 * inked.sum(axis=(-2, -1))
     return alike & (longest >= 17) & (longest <= 21) & thick
 

@@ -1,16 +1,16 @@
-"""How fast `inference.py` is: to start, on one image, and on many, beside ONNX Runtime.
+"""How fast `inference.py` is: to start, on one image, on many, on a folder; and ONNX Runtime.
 
     python benchmarks/inference_speed.py [--rounds 5]
 
 Start-up is the whole of `python inference.py digit.png`, against `python -c "import torch"`, each
-in a new process. ONNX Runtime gets the same weights, exported here with a softmax, and nothing
-but the least work around it: NumPy normalizes the ready 28x28 pixels, and the probabilities
-stay in an array. It is for this comparison only; without it, its rows say so. The rows take
-turns, round after round, so that a busy machine slows them alike; the medians count. The
-images come from the bundled sample.
+in a new process. ONNX Runtime gets what `python inference.py --export` writes, and nothing but
+the least work around it: the probabilities stay in an array. It is for this comparison only;
+without it, its rows say so. The rows take turns, round after round, so that a busy machine slows
+them alike; the medians count. The images come from the bundled sample.
 """
 
 import argparse
+import contextlib
 import io
 import os
 import statistics
@@ -18,51 +18,30 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn as nn
 from PIL import Image
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT_DIR))
 
+import photographs  # noqa: E402
 from train_speed import machine  # noqa: E402
 
+import inference  # noqa: E402
 from data import load_sample  # noqa: E402
+from export import to_onnx  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
-from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, MNISTClassifier  # noqa: E402
 
 SINGLE_CALLS = 2000  # in all rounds
 PHOTO_CALLS = 200
+FOLDER_PHOTOS = 60
 BATCH_IMAGES = 10_000
 ONNX_BATCH = 256
 NOT_INSTALLED = "ONNX Runtime not installed: pip install -r requirements-dev.txt"
-
-
-def export(model: MNISTClassifier) -> bytes | None:
-    """Return the network with a softmax as ONNX, or None where there is no ONNX Runtime."""
-    try:
-        import onnx  # noqa: F401  (the exporter wants it)
-        import onnxruntime  # noqa: F401
-    except ImportError:
-        return None
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the newer exporter would need onnxscript too
-        torch.onnx.export(
-            nn.Sequential(model, nn.Softmax(dim=1)).eval(),
-            (torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE),),
-            buffer,
-            dynamo=False,
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_axes={"images": {0: "n"}, "probabilities": {0: "n"}},
-        )
-    return buffer.getvalue()
 
 
 class OnnxPredictor:
@@ -78,10 +57,7 @@ class OnnxPredictor:
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Map uint8 (N, 28, 28) to probabilities, float32 (N, 10)."""
-        images = pixels[:, np.newaxis].astype(np.float32)
-        images -= np.float32(255 * PIXEL_MEAN)
-        images *= np.float32(1 / (255 * PIXEL_STD))
-        return self.session.run(None, {"images": images})[0]
+        return self.session.run(None, {"pixels": pixels})[0]
 
     def predict(self, image: Image.Image) -> tuple[int, float]:
         """Read one image; return the digit and its probability."""
@@ -158,10 +134,12 @@ def measure_single(
 ) -> None:
     """Print the time of one image, on one thread."""
     ready, photo = Image.fromarray(digit), photograph(digit)
+    sheet = photographs.photograph("small on 12 megapixels", digit, seed=0)
     rows = {
         "28×28, MNISTPredictor": (predictor.predict, ready, SINGLE_CALLS, "p50 0.5"),
         "28×28, ONNX Runtime": (None, ready, SINGLE_CALLS, ""),
-        "photo 1000×800, MNISTPredictor": (predictor.predict, photo, PHOTO_CALLS, ""),
+        "photo 1000×800, MNISTPredictor": (predictor.predict, photo, PHOTO_CALLS, "10"),
+        "JPEG of 12 megapixels, MNISTPredictor": (predictor.predict, sheet, PHOTO_CALLS // 2, "60"),
     }
     times = {name: [] for name in rows}
     torch.set_num_threads(1)
@@ -214,6 +192,31 @@ def measure_batch(
         print(line)
 
 
+def measure_folder(rounds: int, digits: np.ndarray, threads: int) -> None:
+    """Print the speed of the command line on a folder of photos, one at once and several."""
+    seconds: dict[int, list[float]] = {n: [] for n in sorted({1, threads})}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, digit in enumerate(digits[:FOLDER_PHOTOS]):
+            photograph(digit).save(os.path.join(folder, f"{i}.jpg"), quality=90)
+        for _ in range(rounds):
+            for n in seconds:
+                torch.set_num_threads(n)
+                started = time.perf_counter()
+                with contextlib.redirect_stdout(io.StringIO()):
+                    inference.main([folder, "--jobs", str(n)])
+                seconds[n].append(time.perf_counter() - started)
+    print("| a folder of JPEGs, 1000×800 | images/s | ratio | goal |")
+    print("| --- | --- | --- | --- |")
+    alone = statistics.median(seconds[1])
+    for n, times in seconds.items():
+        median = statistics.median(times)
+        goal = "1.7×" if n == 2 else ""
+        print(
+            f"| `inference.py FOLDER --jobs {n}` | {FOLDER_PHOTOS / median:.0f} "
+            f"| {alone / median:.2f}× | {goal} |"
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -223,23 +226,26 @@ def main(argv: list[str] | None = None) -> int:
     sample = load_sample(train=False).images.numpy()
     images = [sample[i % len(sample)].copy() for i in range(BATCH_IMAGES)]
     predictor = MNISTPredictor()
-    onnx_model = export(predictor.model)
-    with_onnx = ""
-    if onnx_model is not None:
+    onnx_model, with_onnx = None, ""
+    with contextlib.suppress(ImportError):
         import onnxruntime
 
         with_onnx = f", ONNX Runtime {onnxruntime.__version__}"
+        onnx_model = to_onnx(predictor.model, predictor.temperature)
+    if onnx_model is not None:
         ours = np.array([prediction.digit for prediction in predictor.predict_batch(images[:1000])])
         theirs = OnnxPredictor(onnx_model, threads).predict_batch(images[:1000]).argmax(axis=1)
         if (ours != theirs).any():
             raise ValueError(f"ONNX Runtime reads {(ours != theirs).sum()} of 1,000 otherwise")
 
-    print(f"{machine()}{with_onnx}; medians of {arguments.rounds} rounds\n")
+    print(f"{machine('cpu')}{with_onnx}; medians of {arguments.rounds} rounds\n")
     measure_startup(arguments.rounds, sample[0])
     print()
     measure_single(arguments.rounds, predictor, onnx_model, sample[0])
     print()
     measure_batch(arguments.rounds, predictor, onnx_model, images, threads)
+    print()
+    measure_folder(arguments.rounds, sample, threads)
     return 0
 
 

@@ -215,7 +215,7 @@ def test_a_child_process_may_use_the_predictor_of_its_parent(method):
 
 @manual
 def test_a_hundred_thousand_images_are_read_in_bounded_memory(tmp_path):
-    """A folder of folders, read by one process, then in shares as torchrun gives them."""
+    """A folder of folders, read by one thread and by several."""
     digits = load_sample(train=False)
     files = []
     for i, image in enumerate(digits.images.numpy()):
@@ -226,8 +226,6 @@ def test_a_hundred_thousand_images_are_read_in_bounded_memory(tmp_path):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{i:04}.png").write_bytes(content)
             files.append(str(folder / f"{i:04}.png"))
-    (tmp_path / "list.txt").write_text("\n".join(files))
-
     code = (
         "import sys, inference\n"
         "code = inference.main(sys.argv[1:])\n"
@@ -236,18 +234,14 @@ def test_a_hundred_thousand_images_are_read_in_bounded_memory(tmp_path):
         "sys.exit(code)"
     )
 
-    def read(*arguments, rank=0, n_processes=1):
+    def read(*arguments):
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        share = {"RANK": str(rank), "WORLD_SIZE": str(n_processes), "OMP_NUM_THREADS": "1"}
-        environment = os.environ | share
-        run = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=PROJECT_DIR
-        )
+        run = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_DIR)
         assert run.returncode == 0, run.stderr
         return run.stdout.splitlines(), float(run.stderr)
 
     _, least = read(files[0])
-    lines, most = read(tmp_path / "images")
+    lines, most = read(tmp_path / "images", "--jobs", 4)
     assert len(lines) == 100_000
     assert most - least < 500, (most, least)  # MB
     answers = [(int(line.split(".png: ")[0][-4:]), line.split(".png: ")[1][0]) for line in lines]
@@ -255,9 +249,9 @@ def test_a_hundred_thousand_images_are_read_in_bounded_memory(tmp_path):
     assert right > 99_000
     print(f"\n100,000 images: {most - least:.0f} MB above the {least:.0f} MB of one image")
     (tmp_path / "list.txt").write_text("\n".join(files[:999]))
-    shares = [read("--files-from", tmp_path / "list.txt", rank=i, n_processes=2)[0] for i in (0, 1)]
-    assert [line.split(": ")[0] for line in shares[0]] == files[:999:2]
-    assert [line.split(": ")[0] for line in shares[1]] == files[1:999:2]
+    alone, together = (read("--files-from", tmp_path / "list.txt", "--jobs", n)[0] for n in (1, 4))
+    assert alone == together
+    assert [line.split(": ")[0] for line in alone] == files[:999]
 
 
 # ---- Names --------------------------------------------------------------------------------

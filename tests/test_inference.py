@@ -3,8 +3,10 @@
 import concurrent.futures
 import contextlib
 import io
+import itertools
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -377,6 +379,19 @@ def test_predict_batch_takes_any_iterable_and_equals_predict(predictor, monkeypa
     assert predictor.predict_batch([]) == []
 
 
+def test_threads_that_prepare_a_batch_change_nothing(predictor, seven, tmp_path):
+    kinds = ["phone photo", "ruled paper", "small (28-60 px)", "EXIF rotated"]
+    digits = load_sample(False).images[:2].numpy()
+    images = [image for kind in kinds for image in photographs(kind, digits, seed=0)]
+    alone = predictor.predict_batch(images, jobs=1)
+    assert predictor.predict_batch(images, jobs=5) == alone
+    one = Image.open(io.BytesIO(png(Image.fromarray(255 - seven).resize((90, 90)))))
+    assert {p.digit for p in predictor.predict_batch([one] * 9, jobs=5)} == {7}
+    bad = [*images[:5], tmp_path / "none.png", b"no image"]
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        predictor.predict_batch(bad, jobs=5)
+
+
 def test_preprocess_gives_a_normalized_tensor_of_one_image(predictor, seven):
     tensor = predictor.preprocess(Image.fromarray(255 - seven).resize((140, 140)))
     assert tensor.shape == (1, 28, 28)
@@ -475,6 +490,74 @@ def test_one_bad_image_is_reported_and_the_others_are_read(seven, tmp_path, caps
     for line, path in zip(err.splitlines(), bad, strict=True):
         assert str(path) in line
     assert "the image is blank: no ink found" in err
+
+
+@pytest.mark.parametrize("option", ["--json", "--number"])
+def test_several_at_once_are_reported_as_one_by_one(option, tmp_path, capsys):
+    for i, image in enumerate(load_sample(False).images[:9].numpy()):
+        Image.fromarray(255 - image).resize((90 - 7 * i, 90 - 7 * i)).save(tmp_path / f"{i}.jpg")
+    for name in ("4b.png", "7b.png"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "list.txt").write_text(str(tmp_path / "0.jpg"))
+    lists = [["--files-from", str(tmp_path / "list.txt")], ["--files-from", str(tmp_path)]]
+    for arguments in lists:  # the second can't be read
+        reports = []
+        for jobs in ("1", "3"):
+            assert inference.main([str(tmp_path), option, "--jobs", jobs, *arguments]) == 1
+            reports.append(capsys.readouterr())
+        assert reports[0] == reports[1]
+        assert reports[0].out.count("\n") == 9 + (arguments is lists[0])
+        assert reports[0].err.count("\n") == 2 + (arguments is lists[1])
+
+
+def test_only_a_few_images_are_read_ahead_and_errors_come_in_their_turn():
+    numbers, threads = itertools.count(), torch.get_num_threads()
+    work = inference.work_ahead(lambda number: 6 // (number - 2), numbers, jobs=3)
+    read = [next(work) for _ in range(4)]
+    assert [number for number, _ in read] == [0, 1, 2, 3]
+    assert [read[i][1]() for i in (0, 1, 3)] == [-3, -6, 6]
+    with pytest.raises(ZeroDivisionError):
+        read[2][1]()
+    assert next(numbers) < 20
+    work.close()
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT")
+def test_ctrl_c_ends_several_at_once_with_one_line(seven, tmp_path):
+    Image.fromarray(255 - seven).resize((900, 900)).save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text(5000 * f"{tmp_path / 'a.png'}\n")
+    script = [sys.executable, str(PROJECT_DIR / "inference.py"), "--jobs", "2", "--files-from"]
+    with subprocess.Popen(
+        [*script, str(tmp_path / "list.txt")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert err == b"inference.py: interrupted\n"
+    assert out.count(b"\n") < 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--jobs", "0", "a.png"], "--jobs must be at least 1, not 0"),
+        (["--kaggle", "a.csv", "--submission", "b.csv", "--guess"], "--guess is for images"),
+        (["--kaggle", "a.csv", "--submission", "b.csv", "--jobs", "2"], "--jobs is for images"),
+        (["--export", "a.onnx", "--save-preprocessed", "b.png"], "--save-preprocessed is for"),
+        (["--export", "a.onnx", "a.png"], "give images, or"),
+        (["--number", "--guess", "a.png"], "for one digit, not for --number"),
+        (["--annotated", "b.png", "a.png"], "goes with --number"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        inference.main(arguments)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
 
 
 def test_folders_and_patterns_are_read_file_by_file(seven, tmp_path, capsys):

@@ -160,7 +160,7 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path, content, capsys):
         (["--kaggle", "test.csv"], "go together"),
         (["--submission", "out.csv"], "go together"),
         (["--kaggle", "a.csv", "--submission", "b.csv", "seven.png"], "give images, or"),
-        (["--kaggle", "a.csv", "--submission", "b.csv", "--json"], "are for images"),
+        (["--kaggle", "a.csv", "--submission", "b.csv", "--json"], "is for images"),
         ([], "give images, or"),
     ],
 )

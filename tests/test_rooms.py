@@ -10,8 +10,8 @@ from data import PROJECT_DIR
 
 # A module imports only what stands before it. Those that read digits load nothing that trains.
 ORDER = ["layers", "distributed", "model", "checkpoint", "data", "preprocessing", "page"]
-ORDER += ["handwriting", "evaluation", "plots", "results", "train", "kaggle", "inference"]
-ORDER += ["canvas", "test_model"]
+ORDER += ["handwriting", "evaluation", "plots", "results", "train", "kaggle", "export"]
+ORDER += ["inference", "canvas", "test_model"]
 READING = ["checkpoint", "preprocessing", "page", "kaggle", "inference", "canvas"]
 TRAINING = {"distributed", "data", "handwriting", "evaluation", "plots", "results", "train"}
 
