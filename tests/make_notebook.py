@@ -41,6 +41,12 @@ def copy_project(folder: Path) -> None:
             shutil.copy(PROJECT_DIR / name, folder / name)
 
 
+def shorten(source: str) -> str:
+    """Let the notebook, or its cell, train for 4 epochs in place of 12."""
+    assert source.count("25 if FULL else 12") == 1
+    return source.replace("25 if FULL else 12", "25 if FULL else 4")
+
+
 def read_module(name: str) -> str:
     """Return the source of a module."""
     return (PROJECT_DIR / name).read_text(encoding="utf-8")

@@ -72,8 +72,9 @@ def test_the_test_set_through_the_predictor_equals_evaluation(predictor, mnist_d
     test = load_mnist(mnist_dir, train=False, download=False)
     expected = evaluate(predictor.model, test).probabilities.argmax(dim=1).tolist()
     assert [p.digit for p in predictor.predict_batch(test.images.numpy())] == expected
-    one_by_one = [predictor.predict(Image.fromarray(image)).digit for image in test.images.numpy()]
-    assert one_by_one == expected
+    images = test.images[:1000].numpy()
+    one_by_one = [predictor.predict(Image.fromarray(image)).digit for image in images]
+    assert one_by_one == expected[:1000]
 
 
 def test_mnist_like_images_pass_through_untouched(predictor):

@@ -26,6 +26,7 @@ try:
         execute,
         find_cell,
         read_module,
+        shorten,
         unpack_modules,
     )
     from nbclient.exceptions import CellExecutionError
@@ -75,7 +76,13 @@ def up_to(notebook, cell_id):
     return notebook
 
 
-def check_outputs(notebook, accuracy=0.95):
+def shortened(notebook):
+    cell = find_cell(notebook, "train")
+    cell.source = shorten(cell.source)
+    return notebook
+
+
+def check_outputs(notebook, epochs=12, accuracy=0.95):
     """No error, no warning, every figure; and the network has learned."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -85,7 +92,7 @@ def check_outputs(notebook, accuracy=0.95):
     for cell_id in FIGURES:
         assert any("image/png" in output.get("data", {}) for output in outputs(notebook, cell_id))
     last_epoch = text(notebook, "train").splitlines()[-1].split()
-    assert last_epoch[0] == "12/12"
+    assert last_epoch[0] == f"{epochs}/{epochs}"
     assert float(last_epoch[4].rstrip("%")) / 100 > accuracy, last_epoch
     assert "421,642 parameters" in text(notebook, "shapes")
 
@@ -163,8 +170,8 @@ def test_alone_as_on_colab_it_brings_its_modules_and_trains(notebook, alone, mni
     )
     (tmp_path / "site" / "sitecustomize.py").write_text("import google.colab.output\n")
     shutil.copytree(mnist_dir, alone / "data")
-    execute(notebook, alone, PYTHONPATH=str(tmp_path / "site"), **OFFLINE)
-    check_outputs(notebook)
+    execute(shortened(notebook), alone, PYTHONPATH=str(tmp_path / "site"), **OFFLINE)
+    check_outputs(notebook, epochs=4, accuracy=0.9)
     assert "not there" in text(notebook, "data")  # the bundled sample
     assert "part of MNIST: 4,000 digits" in text(notebook, "data")
     assert "trained above" in text(notebook, "yours")
@@ -201,8 +208,9 @@ def test_alone_as_on_kaggle_without_internet_and_widgets(notebook, alone, tmp_pa
         (tmp_path / "site").mkdir(exist_ok=True)
         (tmp_path / "site" / f"{name}.py").write_text(f"raise ImportError('no {name}')\n")
     site = str(tmp_path / "site")
-    execute(notebook, alone, PYTHONPATH=site, KAGGLE_KERNEL_RUN_TYPE="Interactive", **OFFLINE)
-    check_outputs(notebook)
+    kaggle = {"PYTHONPATH": site, "KAGGLE_KERNEL_RUN_TYPE": "Interactive"}
+    execute(shortened(notebook), alone, **kaggle, **OFFLINE)
+    check_outputs(notebook, epochs=4, accuracy=0.9)
     assert "part of Kaggle's train.csv: 4,000 digits" in text(notebook, "data")
     assert "pip install anywidget" in text(notebook, "canvas")
     assert "set my_image" in text(notebook, "upload")
@@ -210,7 +218,7 @@ def test_alone_as_on_kaggle_without_internet_and_widgets(notebook, alone, tmp_pa
     assert header == "ImageId,Label"
     assert [int(row.split(",")[0]) for row in rows] == list(range(1, 1001))
     read = np.array([int(row.split(",")[1]) for row in rows])
-    assert (read == test.labels.numpy()).mean() > 0.95
+    assert (read == test.labels.numpy()).mean() > 0.9
 
 
 def test_a_file_of_the_user_is_kept_and_named(notebook, alone):

@@ -55,10 +55,10 @@ def test_training_on_the_sample_learns(trained):
     assert not model.training
 
 
-def test_one_epoch_of_mnist_reads_over_97_percent(mnist_dir):
-    digits = [load_mnist(mnist_dir, train=split, download=False) for split in (True, False)]
-    _, history = train.train(*digits, Settings(epochs=1))
-    assert history["epochs"][0]["test_accuracy"] > 0.97
+def test_a_third_of_mnist_shown_once_is_enough_to_read_95_percent(mnist_dir):
+    digits, test = (load_mnist(mnist_dir, train=split, download=False) for split in (True, False))
+    _, history = train.train(digits[:20_000], test, Settings(epochs=1, batch_size=128))
+    assert history["epochs"][0]["test_accuracy"] > 0.95
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not():
@@ -109,9 +109,8 @@ def test_the_loss_of_a_digit_is_cross_entropy_and_what_is_none_is_to_be_uniform(
     assert none == pytest.approx(uniform / 2, rel=1e-3)  # it counts half
 
 
-def test_a_network_that_was_shown_what_is_no_digit_is_unsure_of_it():
-    settings = Settings(epochs=6)
-    model, history = train.train(load_sample(True), load_sample(False), settings)
+def test_a_network_that_was_shown_what_is_no_digit_is_unsure_of_it(trained):
+    model, history = trained
     test = load_sample(False)
     none = draw_non_digits(500, 1, test.images)
     known, unknown = (
@@ -576,4 +575,4 @@ def test_a_progress_bar_is_shown_on_a_terminal():
             break
     os.close(ours)
     assert done.wait() == 0
-    assert b"/88 [" in shown
+    assert b"/96 [" in shown
