@@ -13,6 +13,8 @@ Any image will do: preprocessing.py makes it look like one of MNIST's.
 
 import argparse
 import collections
+import contextlib
+import ctypes
 import functools
 import glob
 import io
@@ -288,6 +290,14 @@ def annotate(image: Image.Image, lines: list[list[FoundDigit]]) -> Image.Image:
     return upright
 
 
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to stderr itself: of a damaged TIFF, Pillow's error says enough."""
+    with contextlib.suppress(AttributeError, OSError):  # Pillow may have it built in, out of reach
+        pillow = ctypes.CDLL(Image.core.__file__)
+        pillow.TIFFSetErrorHandler(None)
+        pillow.TIFFSetWarningHandler(None)
+
+
 def save_png(path: str, image: Image.Image) -> None:
     """Write an image as a PNG, whole or not at all."""
     buffer = io.BytesIO()
@@ -298,6 +308,7 @@ def save_png(path: str, image: Image.Image) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     prepare_streams()
+    silence_libtiff()
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,  # an error is one line
         description="Read the handwritten digit in each image.",

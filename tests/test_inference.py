@@ -286,11 +286,13 @@ def test_values_of_any_number_of_bits_and_floats_are_read(predictor, seven):
         predictor.predict(Image.fromarray(np.full((40, 40), np.nan, np.float32)))
 
 
-@pytest.mark.filterwarnings("ignore:.*:UserWarning:torch", "ignore:Sparse CSR")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's, about those kinds
 def test_tensors_that_numpy_does_not_know_are_value_errors(predictor, seven):
     dense = torch.from_numpy(seven)
     tensors = [dense.to_sparse(), dense.float().to_sparse_csr(), dense.to("meta")]
     tensors += [torch.nested.nested_tensor([dense]), dense.to(torch.complex64).conj()]
+    if hasattr(torch, "quantize_per_tensor"):  # it will be removed
+        tensors += [torch.quantize_per_tensor(dense / 255, 1 / 255, 0, torch.quint8)]
     for tensor in tensors:
         with pytest.raises(ValueError, match="an image tensor must be dense"):
             predictor.predict(tensor)
@@ -572,6 +574,18 @@ def test_folders_and_patterns_are_read_file_by_file(seven, tmp_path, capsys):
     assert [line.split(":")[0] for line in lines] == names
     assert inference.main([str(tmp_path / "*.png")]) == 0
     assert capsys.readouterr().out.startswith(names[1] + ": 7")
+
+
+def test_a_damaged_tiff_is_one_line(seven, tmp_path, capfd):
+    buffer = io.BytesIO()
+    Image.fromarray(seven).resize((90, 90)).save(buffer, "tiff", compression="tiff_lzw")
+    content = bytearray(buffer.getvalue())
+    content[40:200:7] = bytes(23)  # libtiff would write a line of its own
+    (tmp_path / "bad.tif").write_bytes(content)
+    assert inference.main([str(tmp_path / "bad.tif")]) == 1
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "bad.tif: not an image that can be read" in err
 
 
 def test_what_the_network_saw_can_be_saved(predictor, seven, tmp_path, capsys):
