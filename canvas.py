@@ -20,8 +20,9 @@ import time
 import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from decoding import to_grayscale
 from inference import MNISTPredictor
-from preprocessing import to_grayscale, to_image
+from preprocessing import to_image
 
 try:
     import anywidget

@@ -38,17 +38,11 @@ from checkpoint import (
     prepare_streams,
     write_atomically,
 )
+from decoding import ImageLike, naming, to_grayscale
 from kaggle import write_submission
 from model import IMAGE_SIZE
 from page import read_page
-from preprocessing import (
-    ImageLike,
-    naming,
-    preprocess,
-    preprocess_batch,
-    to_grayscale,
-    to_image,
-)
+from preprocessing import preprocess, preprocess_batch, to_image
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 LEAST_SHARE = 0.5  # of what may be digits: where no more are sure, the picture holds none

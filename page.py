@@ -16,13 +16,10 @@ import numpy as np
 import scipy
 import torch
 
-from model import normalize
-from preprocessing import (
-    BOX_SIZE,
+from ink import (
     LEAST_CONTRAST,
     SMALL,
     WEAK,
-    draw_pieces,
     erode,
     find_contrast,
     remove_rules,
@@ -30,6 +27,8 @@ from preprocessing import (
     resize_to,
     sharpen,
 )
+from model import normalize
+from preprocessing import BOX_SIZE, draw_pieces
 
 PAGE_SIZES = (256, 1024)  # pixels of the longer side of a picture in which ink is looked for
 WIDEST = 0.12  # of a stroke, as a share of that side

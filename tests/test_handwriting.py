@@ -8,7 +8,8 @@ from data import Digits, load_sample
 from evaluation import evaluate
 from handwriting import ALPHABET, KINDS, NON_DIGITS, PENS, draw_handwriting, draw_non_digits
 from inference import MNISTPredictor
-from preprocessing import BOX_SIZE, FINE, is_mnist_like, resize, stroke_widths
+from ink import resize
+from preprocessing import BOX_SIZE, FINE, is_mnist_like, stroke_widths
 
 EACH = 40  # drawings of each kind
 

@@ -9,10 +9,19 @@ import pytest
 from data import PROJECT_DIR
 
 # A module imports only what stands before it. Those that read digits load nothing that trains.
-ORDER = ["layers", "distributed", "model", "checkpoint", "data", "preprocessing", "page"]
-ORDER += ["handwriting", "evaluation", "plots", "results", "train", "kaggle", "export"]
-ORDER += ["inference", "canvas", "test_model"]
-READING = ["checkpoint", "preprocessing", "page", "kaggle", "inference", "canvas"]
+ORDER = ["layers", "distributed", "model", "checkpoint", "data", "decoding", "ink"]
+ORDER += ["preprocessing", "page", "handwriting", "evaluation", "plots", "results", "train"]
+ORDER += ["kaggle", "export", "inference", "canvas", "test_model"]
+READING = [
+    "checkpoint",
+    "decoding",
+    "ink",
+    "preprocessing",
+    "page",
+    "kaggle",
+    "inference",
+    "canvas",
+]
 TRAINING = {"distributed", "data", "handwriting", "evaluation", "plots", "results", "train"}
 
 

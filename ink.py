@@ -1,0 +1,280 @@
+"""Find the ink in gray values: how much of it is where, whatever the paper and the light."""
+
+import numpy as np
+import scipy
+from PIL import Image
+
+PAPER_SIZE = 64  # pixels of the longer side of an image in which paper is looked for
+WEAK = 0.3  # how much ink, in units of twice the threshold, still hangs on to more
+LEAST_CONTRAST = 0.06  # between ink and paper, of the whole range
+SMALL = 32  # pixels of the longer side of an image that is shape in gray, not strokes
+
+
+def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
+    """Return how much ink each pixel holds: float32 (H, W), 0 for paper, above 0.5 for ink.
+
+    Raises ValueError if there is none.
+    """
+    ink, level, _ = find_contrast(gray, small)
+    return sharpen(ink / level)
+
+
+def find_contrast(
+    gray: np.ndarray, small: bool, widest: float = 0.36, blur: float = 0.002
+) -> tuple[np.ndarray, float, float]:
+    """Return how far each pixel is from the paper, (H, W), and the level of ink and of noise.
+
+    No stroke is wider than `widest`, a share of the longer side, and details below `blur`, such a
+    share too, are lost. Raises ValueError if there is no ink.
+    """
+    is_light = small_ink_is_light if small else ink_is_light
+    light = gray if is_light(gray) else 1 - gray  # ink is light from here on
+    light = scipy.ndimage.gaussian_filter(light, blur * max(light.shape))
+    ink = subtract_paper(light if small else subtract_wide(light, widest))
+    below = ink[ink < 0]  # where paper strays to, and ink never does
+    noise = np.sqrt((below**2).mean()) if below.size else 0.0
+    few = max(8, int(0.0005 * ink.size))
+    highest = np.partition(ink.ravel(), -few)[-few:]
+    level = highest[0]
+    if level < max(LEAST_CONTRAST, 5 * noise):  # what is very small is looked at once more
+        level = np.partition(highest, -3)[-3]
+        if level < max(LEAST_CONTRAST, 12 * noise):
+            raise ValueError("the image is blank: no ink found")
+    return ink, level, noise
+
+
+def sharpen(ink: np.ndarray) -> np.ndarray:
+    """Scale ink, of which most of what is written has 1, so that what is above 0.5 is ink."""
+    ink = ink.clip(0, 1)
+    return ink / (2 * min(max(otsu(ink), 0.25), 0.45))
+
+
+def clean_ink(gray: np.ndarray) -> np.ndarray | None:
+    """Return the ink of a small image, (H, W) in 0..1, whose paper has one tone; else None."""
+    spread = np.ptp(gray)
+    if spread < LEAST_CONTRAST:
+        return None
+    ink = (gray - gray.min()) / spread
+    ink = ink if small_ink_is_light(gray) else 1 - ink
+    return ink if (ink < 0.05).mean() > 0.25 else None
+
+
+def otsu(values: np.ndarray) -> float:
+    """Return the threshold that parts values in 0..1 into two classes best (Otsu 1979)."""
+    counts = np.bincount((values * 64).astype(np.uint8).clip(0, 63).ravel(), minlength=64)
+    edges = np.linspace(0, 1, 65)
+    centers = (edges[1:] + edges[:-1]) / 2
+    below = counts.cumsum()
+    sums = (counts * centers).cumsum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums / below, (sums[-1] - sums) / (below[-1] - below)
+    between = below * (below[-1] - below) * (means[0] - means[1]) ** 2.0
+    return float(edges[1 + np.nanargmax(between[:-1])]) if np.isfinite(between[:-1]).any() else 0.5
+
+
+def ink_is_light(gray: np.ndarray) -> bool:
+    """Whether the ink is lighter than the paper, by three signs, weighed.
+
+    Ink covers less: it is where values are skewed to. What is taken for ink is less if it is
+    ink. And the border is mostly paper.
+    """
+    gray = resize_to(gray, PAPER_SIZE)
+    skews = []
+    for sigma in (0.06, 0.12):
+        detail = gray - scipy.ndimage.gaussian_filter(gray, sigma * max(gray.shape))
+        skews.append((detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5)
+    paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
+    dark, light = (subtract_wide(side).clip(1e-3, 1).mean() for side in (1 - gray, gray))
+    less = np.clip(np.log(dark / light), -1.5, 1.5)
+    return bool(np.clip(np.mean(skews), -1, 1) + 0.3 * less + (0.25 if paper else -0.25) > 0)
+
+
+def small_ink_is_light(gray: np.ndarray) -> bool:
+    """Whether the ink is lighter in a small image, where there is nothing but paper and ink.
+
+    Ink may cover half of a tight crop. But the border is mostly paper even there, and ink is in
+    fewer pieces.
+    """
+    middle, spread = (gray.min() + gray.max()) / 2, max(np.ptp(gray), 1e-6)
+    light = gray > middle
+    dark_pieces, light_pieces = (
+        scipy.ndimage.label(side, np.ones((3, 3)))[1] for side in (~light, light)
+    )
+    return bool(
+        2 * (middle - border(gray).mean()) / spread + 0.1 * (dark_pieces - light_pieces) > 0
+    )
+
+
+def border(gray: np.ndarray) -> np.ndarray:
+    """Return the pixels along the four sides."""
+    return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+
+
+def subtract_wide(light: np.ndarray, widest: float = 0.36) -> np.ndarray:
+    """Return how much lighter each pixel is than what is wide there, as a part of what is left.
+
+    Shadows, tables and sheets are wider than any stroke: a morphological opening by a square
+    that no stroke holds finds their tones, edges and all. Dividing by what is left of the range
+    makes ink in the shade as strong as ink in the light.
+    """
+    side = round(widest * max(light.shape)) | 1
+    # Outside, shade goes on as at the edge, and ink does not.
+    slope = resize(fit_plane(resize_to(light, PAPER_SIZE // 2)), *light.shape)
+    above = light - slope
+    if (np.abs(above) > 0.03).mean() > 0.5:  # a shadow is no slope
+        slope, above = np.zeros_like(light), light
+    inked = (above > max(0.4 * above.max(), 0.15)) & (light > 0.88 * light.max())
+    ground = np.pad(np.where(inked, above.min(), above), side - 1, mode="edge")
+    ground[side - 1 : 1 - side, side - 1 : 1 - side] = above
+    wide = slope + slide(slide(ground, side, side, np.minimum), side, side, np.maximum)
+    return (light - wide) / np.maximum(1 - wide, 0.1)
+
+
+def subtract_paper(light: np.ndarray) -> np.ndarray:
+    """Return how far each pixel is from the paper around it, 0 for none, 1 for white on black.
+
+    The paper's tone is the local mean of what is not ink, so it follows shade and stains.
+    """
+    small = resize_to(light, PAPER_SIZE)  # paper is smooth: this is where the time would go
+    paper = np.percentile(small, 25)  # to begin with: wide shade is gone already
+    few = max(4, small.size // 500)
+    for sigma in (0.16, 0.12, 0.1):
+        ink = (small - paper) / np.maximum(1 - paper, 0.1)
+        mask = (ink < 0.35 * np.partition(ink.ravel(), -few)[-few]).astype(np.float32)
+        mean = (small * mask).sum() / max(mask.sum(), 1)  # stands in far from all paper
+        sigma *= max(small.shape)
+        weight = scipy.ndimage.gaussian_filter(mask, sigma) + 1e-3
+        paper = (scipy.ndimage.gaussian_filter(small * mask, sigma) + 1e-3 * mean) / weight
+    paper = resize(paper, *light.shape)
+    return (light - paper) / np.maximum(1 - paper, 0.1)
+
+
+def fit_plane(values: np.ndarray) -> np.ndarray:
+    """Return the plane, float32 (H, W), that most of the values lie near: light from one side.
+
+    Least absolute deviations, by reweighted least squares: ink is no more than an outlier.
+    """
+    rows, columns = np.mgrid[: values.shape[0], : values.shape[1]]
+    terms = np.stack([np.ones(values.size), rows.ravel(), columns.ravel()], axis=1)
+    target, weights = values.ravel().astype(np.float64), np.ones(values.size)
+    for _ in range(6):
+        scaled = (terms * weights[:, None]).T  # the normal equations are but three
+        least = 1e-9 * np.eye(3)  # a line of pixels fixes no plane
+        plane = terms @ np.linalg.solve(scaled @ terms + least, scaled @ target)
+        weights = 1 / (np.abs(target - plane) + 0.01)
+    return plane.reshape(values.shape).astype(np.float32)
+
+
+def remove_rules(mask: np.ndarray, shortest: float = 0.1) -> np.ndarray:
+    """Take the lines of ruled or squared paper out of a mask of ink, (H, W).
+
+    A rule is thin and runs from one end of the image to the other, straight but perhaps a little
+    askew. A single one must be thinner than the strokes, or it may be one of them. Where a stroke
+    crosses a rule, the gap is closed again.
+    """
+    flat, n_flat = find_rules(mask, shortest)
+    upright, n_upright = find_rules(mask.T, shortest)
+    rest = mask & ~flat & ~upright.T
+    if n_flat + n_upright == 1 and rest.any():
+        thickness, of_strokes = (depth(part).max() for part in (mask & ~rest, rest))
+        if of_strokes < 1.8 * thickness:
+            return mask
+    if not rest.any():
+        return mask
+    for lines, count in ((flat, n_flat), (upright.T, n_upright)):
+        if count:
+            thick = lines.sum() / (count * max(lines.shape)) + 2
+            kept = mask & ~lines
+            shape = [(int(2 * thick) | 1, 1), (1, int(2 * thick) | 1)][lines is not flat]
+            mask = kept | (scipy.ndimage.binary_closing(kept, np.ones(shape)) & lines & mask)
+    return mask
+
+
+def find_rules(mask: np.ndarray, shortest: float) -> tuple[np.ndarray, int]:
+    """Return the mask of the thin lines along the rows that run through it, and their number.
+
+    They are parallel: the slope is that under which the pixels of thin runs add up best.
+    """
+    height, width = mask.shape
+    near = dilate(mask, 3, 1)
+    thin = near & ~opening(near, max(3, height // 40) + 3, 1)
+    rows, columns = np.nonzero(opening(thin, 1, max(9, int(shortest * width))))
+
+    def level(rows: np.ndarray, columns: np.ndarray, slope: float) -> np.ndarray:
+        """Return the rows in which the pixels would be if lines of this slope were flat."""
+        return np.rint(rows - slope * (columns - width / 2)).astype(int).clip(0, height - 1)
+
+    slopes = np.linspace(-0.07, 0.07, 15)
+    profiles = [np.bincount(level(rows, columns, slope), minlength=height) for slope in slopes]
+    best = int(np.argmax([(profile.astype(float) ** 2).sum() for profile in profiles]))
+    inked = profiles[best] / width  # how much of each line there is
+    groups, n_groups = scipy.ndimage.label(inked > 0.2)
+    rows, columns = np.nonzero(near)
+    groups_of_pixels = groups[level(rows, columns, slopes[best])]
+    lines, count, edge = np.zeros_like(mask), 0, 1 + width // 50
+    for i in range(1, n_groups + 1):
+        on_line = groups_of_pixels == i
+        through = np.bincount(columns[on_line], minlength=width) > 0
+        least = 0.3 if through.mean() > 0.95 else 0.55  # the digit may hide the rest of it
+        if inked[groups == i].max() > least and through[:edge].any() and through[-edge:].any():
+            lines[rows[on_line], columns[on_line]] = True
+            count += 1
+    return lines, count
+
+
+def slide(values: np.ndarray, height: int, width: int, combine: np.ufunc) -> np.ndarray:
+    """Combine values, (H, W), over each rectangle of a size that lies within them.
+
+    Returns (H - height + 1, W - width + 1). It takes twice as many with each step: a dozen times
+    as fast as scipy.ndimage's morphology.
+    """
+    for axis, size in enumerate((height, width)):
+        values, done = values.swapaxes(0, axis), 1
+        while done < size:
+            step = min(done, size - done)
+            values, done = combine(values[:-step], values[step:]), done + step
+        values = values.swapaxes(0, axis)
+    return values
+
+
+def dilate(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Grow a mask, (H, W), by a rectangle."""
+    room = [((size - 1) // 2, size // 2) for size in (height, width)]
+    return slide(np.pad(mask, room), height, width, np.logical_or)
+
+
+def erode(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Shrink a mask, (H, W), by a rectangle."""
+    room = [(size // 2, (size - 1) // 2) for size in (height, width)]
+    return slide(np.pad(mask, room), height, width, np.logical_and)
+
+
+def opening(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Keep of a mask, (H, W), what a rectangle of so many pixels fits into."""
+    return dilate(erode(mask, height, width), height, width)
+
+
+def resize(ink: np.ndarray, height: float, width: float) -> np.ndarray:
+    """Scale ink, (H, W), anti-aliased, to at least 1 px each way."""
+    size = (max(1, round(width)), max(1, round(height)))
+    image = Image.fromarray(np.asarray(ink, np.float32))
+    return np.asarray(image.resize(size, Image.BICUBIC, reducing_gap=1.5))
+
+
+def resize_to(gray: np.ndarray, size: int) -> np.ndarray:
+    """Scale gray values so that the longer side is `size`."""
+    scale = size / max(gray.shape)
+    if abs(scale - 1) < 0.1:
+        return gray
+    return resize(gray, gray.shape[0] * scale, gray.shape[1] * scale)
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the rows and columns that hold a mask, with a pixel to spare."""
+    spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    return tuple(slice(max(0, span[0] - 1), span[-1] + 2) for span in spans)
+
+
+def depth(mask: np.ndarray) -> np.ndarray:
+    """Return how far inside a mask, (H, W), each pixel is: the distance to its edge."""
+    return scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
