@@ -46,6 +46,7 @@ from preprocessing import preprocess, preprocess_batch, to_image
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 LEAST_SHARE = 0.5  # of what may be digits: where no more are sure, the picture holds none
+CUT_POWER = 0.2  # of the least confidence: that of a digit that was cut out of other ink
 FEW = 4  # images that a thread takes at once
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 
@@ -150,11 +151,13 @@ class MNISTPredictor:
             least = math.floor(left * width), math.floor(top * height)
             return *least, math.ceil(right * width), math.ceil(bottom * height)
 
+        # Of the pieces of anything, some look like digits: what was cut must be surer.
+        least = self.least_confidence, self.least_confidence**CUT_POWER
         sure = [
             [
                 FoundDigit(*prediction, in_pixels(box))
-                for prediction, box in line
-                if prediction.confidence >= self.least_confidence
+                for prediction, box, is_cut in line
+                if prediction.confidence >= least[is_cut]
             ]
             for line in lines
         ]

@@ -314,9 +314,16 @@ class Lattice:
         small = height < 1.8 * self.height and width < 1.5 * self.height + 2
         return gap <= 0.25 * self.height and small and not self.settled.issuperset(run)
 
-    def best_path(self, readings: dict[Part, Any]) -> list[Part]:
-        """Return the digits that are likeliest together (Viterbi): some parts may be left out."""
-        paths: list[tuple[float, list[Part]]] = [(0.0, [])]
+    def is_cut(self, i: int, j: int) -> bool:
+        """Whether a run of parts was cut out of other ink."""
+        return self.costs[i] > 0 or (j < len(self.costs) and self.costs[j] > 0)
+
+    def best_path(self, readings: dict[Part, Any]) -> list[tuple[Part, bool]]:
+        """Return the digits that are likeliest together (Viterbi): some parts may be left out.
+
+        With each is whether it was cut out of other ink.
+        """
+        paths: list[tuple[float, list[tuple[Part, bool]]]] = [(0.0, [])]
         for j, part in enumerate(self.parts, start=1):
             size = min(1, max(part.mask.shape) / self.height)
             score, digits = paths[-1]
@@ -325,7 +332,7 @@ class Lattice:
                 if whole := self.runs.get((i, j)):
                     score, digits = paths[i]
                     score += math.log(readings[whole].confidence) - self.costs[i]
-                    options.append((score, [*digits, whole]))
+                    options.append((score, [*digits, (whole, self.is_cut(i, j))]))
             paths.append(max(options, key=lambda option: option[0]))
         return paths[-1][1]
 
@@ -353,12 +360,13 @@ def find_lattices(page: Page, parts: list[Part], readings: dict[Part, Any]) -> l
     return lattices
 
 
-def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box]]]:
+def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box, bool]]]:
     """Find the digits of a picture, gray values (H, W) in 0..1.
 
     Returns lines from top to bottom, each with its digits from left to right: what the network
-    says of a digit, and its box (left, top, right, bottom), in parts of the width and the height.
-    What the network is unsure of is there, too. Raises ValueError if there is no ink.
+    says of a digit, its box (left, top, right, bottom), in parts of the width and the height, and
+    whether it was cut out of other ink. What the network is unsure of is there, too. Raises
+    ValueError if there is no ink.
     """
     page = Page(gray)
     readings: dict[Part, Any] = {}
@@ -377,5 +385,8 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box]
     read(whole for lattice in lattices for whole in lattice.runs.values())
     lines = [lattice.best_path(readings) for lattice in lattices]
     # What is at the edge goes on beyond it, and is a digit only beside others.
-    inner = [line for line in lines if not all(page.touches_edge(part) for part in line)]
-    return [[(readings[part], page.box(part)) for part in line] for line in inner or lines]
+    inner = [line for line in lines if not all(page.touches_edge(part) for part, _ in line)]
+    return [
+        [(readings[part], page.box(part), is_cut) for part, is_cut in line]
+        for line in inner or lines
+    ]
