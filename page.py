@@ -267,7 +267,7 @@ def cut(part: Part, height: float) -> tuple[list[Part], list[float]]:
         if box is not None:
             top, left = part.top + box[0].start, part.left + box[1].start
             parts.append(Part(labels[box] == label, top, left))
-            costs.append(CUT[0] + CUT[1] * thickness[cuts[label - 2]] if label > 1 else 0.0)
+            costs.append(CUT[0] + CUT[1] * float(thickness[cuts[label - 2]]) if label > 1 else 0.0)
     return parts, costs
 
 
