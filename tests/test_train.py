@@ -120,7 +120,7 @@ def test_a_network_that_was_shown_what_is_no_digit_is_unsure_of_it(trained):
         for images in (test.images, none)
     )
     assert (known[:, None] > unknown).mean() > 0.95  # the area under the ROC curve
-    assert unknown.mean() < 0.5
+    assert unknown.mean() < 0.6
     assert (known >= history["least_confidence"]).mean() > 0.98
     assert (unknown < history["least_confidence"]).mean() > 0.3
 
