@@ -58,7 +58,7 @@ def test_a_disk_that_is_full_when_an_output_is_written(
         with full:
             write_atomically(path, content)
 
-    for module in ("checkpoint", "plots", "train"):
+    for module in ("checkpoint", "plots", "results"):
         monkeypatch.setattr(f"{module}.write_atomically", write_to_a_full_disk)
     arguments = ["--sample", "--dry-run", "--seed", "1", "--output-dir", str(folder)]
     assert train.main(arguments) == 1

@@ -16,6 +16,7 @@ import torchvision
 from PIL import Image
 
 import data
+import results
 import train
 from checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
 from data import LAST_STRENGTH, PROJECT_DIR, Digits, load_mnist, load_sample
@@ -368,9 +369,9 @@ def test_without_mnist_it_trains_on_the_sample_and_every_output_says_so(tmp_path
 
 def test_the_data_is_named_in_every_plot(monkeypatch, tmp_path):
     named = []
-    original = train.save_figure
+    original = results.save_figure
     monkeypatch.setattr(
-        train,
+        results,
         "save_figure",
         lambda path, figure, data: named.append((original(path, figure, data), figure)),
     )
