@@ -22,6 +22,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor  # PyTorch imports it
@@ -365,13 +366,37 @@ def main(argv: list[str] | None = None) -> int:
             if len(paths) > 1:
                 option = "--annotated" if arguments.annotated else "--save-preprocessed"
                 parser.error(f"{option} takes one image, not several")
-        return read_images(paths, predictor, arguments)
+        writes = arguments.save_preprocessed or arguments.annotated  # of one image: needs no pool
+        with contextlib.nullcontext() if writes else left_at_once():
+            return read_images(paths, predictor, arguments)
     except KeyboardInterrupt:
         print("inference.py: interrupted", file=sys.stderr)
         return 130
     except (OSError, ValueError) as error:
         print(f"inference.py: error: {printable(str(error))}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def left_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process on the spot, with one line and exit code 130.
+
+    A KeyboardInterrupt may land between taking one of the pool's locks and giving it back, and
+    then ends in another error, or never.
+    """
+
+    def leave(*_: object) -> None:
+        os.write(2, b"inference.py: interrupted\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else somebody ignores it, or handles it
+        signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
 
 
 def read_images(
