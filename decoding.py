@@ -18,11 +18,12 @@ import torch
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from checkpoint import open_regular
+from jobs import large_work
 
 MAX_PIXELS = 100_000_000  # of an image as Pillow holds it, in up to 4 bytes each
 MAX_SIDE = 65_535  # pixels; no camera or scanner makes more, and JPEG can't
 LARGE = 100_000_000  # bytes of a decoded image, of which there is only one at a time
-ONE_AT_A_TIME = threading.RLock()
+SHARED_IMAGES = threading.Lock()
 STRIP = 2**22  # pixels that are converted at once
 BY_ROWS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "PPM", "TIFF", "TGA")  # are decoded so
 WORK_SIZE = 256  # pixels of the longer side of an image in which ink is looked for
@@ -60,7 +61,7 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     is_path = isinstance(image, str | os.PathLike)
     try:
-        with ONE_AT_A_TIME if shared else contextlib.nullcontext():
+        with SHARED_IMAGES if shared else contextlib.nullcontext():
             if isinstance(image, Image.Image):
                 return flatten(image), upright_size(image, image.size)
             source = open_regular(image) if is_path else contextlib.nullcontext(image)
@@ -72,7 +73,7 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
                 opened.draft("RGB", (5 * WORK_SIZE, 5 * WORK_SIZE))  # a JPEG: small, and fast
                 memory = decoded_bytes(opened, size)
                 check_size(*size, memory)
-                with ONE_AT_A_TIME if memory > LARGE else contextlib.nullcontext():
+                with large_work() if memory > LARGE else contextlib.nullcontext():
                     upright = upright_size(opened, size)  # not before: a PNG is decoded for it
                     return flatten(opened), upright
     except Exception as error:  # Pillow's decoders raise nearly every type there is

@@ -12,22 +12,18 @@ Any image will do: preprocessing.py makes it look like one of MNIST's.
 """
 
 import argparse
-import collections
 import contextlib
 import ctypes
-import functools
 import glob
 import io
 import itertools
 import json
 import math
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor  # PyTorch imports it
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
@@ -40,6 +36,7 @@ from checkpoint import (
     write_atomically,
 )
 from decoding import ImageLike, naming, to_grayscale
+from jobs import survive_forks, work_ahead
 from kaggle import write_submission
 from model import IMAGE_SIZE
 from page import read_page
@@ -130,8 +127,12 @@ class MNISTPredictor:
         def work(batch: list[ImageLike]) -> list[Prediction]:
             return self.classify(preprocess_batch(batch))
 
-        answers = work_ahead(work, batches(images), jobs or torch.get_num_threads())
-        return [prediction for _, answer in answers for prediction in answer()]
+        predictions = []
+        for _, answer, error in work_ahead(work, batches(images), jobs or torch.get_num_threads()):
+            if error:
+                raise error
+            predictions += answer
+        return predictions
 
     def read(self, image: ImageLike) -> list[list[FoundDigit]]:
         """Find and read all the digits in one image, such as a number or a page of them.
@@ -188,16 +189,6 @@ class MNISTPredictor:
         return preprocess(image)
 
 
-@functools.cache
-def survive_forks() -> None:
-    """Let child processes made by fork compute on one thread.
-
-    They have the parent's pool of threads without its threads, and would wait for them forever.
-    """
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
 def batches(images: Iterable[ImageLike]) -> Iterator[list[ImageLike]]:
     """Part images into lists: of many ready digits, or of a few that are work and may be large."""
     images = iter(images)
@@ -205,35 +196,6 @@ def batches(images: Iterable[ImageLike]) -> Iterator[list[ImageLike]]:
         size = image.numel() if torch.is_tensor(image) else getattr(image, "size", None)
         count = BATCH_SIZE if size == IMAGE_SIZE**2 else FEW
         yield [image, *itertools.islice(images, count - 1)]
-
-
-def work_ahead(work: Callable, items: Iterable, jobs: int) -> Iterator[tuple[Any, Callable]]:
-    """Yield each item, in order, and a function that returns, or raises, what comes of it.
-
-    So many threads as `jobs` work a few items ahead; a single item needs none.
-    """
-    items = iter(items)
-    first = list(itertools.islice(items, 2)) if jobs > 1 else []
-    items = itertools.chain(first, items)
-    if len(first) < 2:
-        yield from ((item, functools.partial(work, item)) for item in items)
-        return
-    n_threads, waiting, no_more = torch.get_num_threads(), collections.deque(), None
-    pool = ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        try:
-            for item in items:
-                waiting.append((item, pool.submit(work, item).result))
-                if len(waiting) == 2 * jobs:
-                    yield waiting.popleft()
-        except OSError as error:  # of a list: what it named before is read all the same
-            no_more = error
-        yield from waiting
-        if no_more:
-            raise no_more
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(n_threads)
 
 
 # ---- Command line ------------------------------------------------------------------------
@@ -303,10 +265,8 @@ def save_png(path: str, image: Image.Image) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    prepare_streams()
-    silence_libtiff()
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line's arguments; SystemExit with code 2 where they make no sense."""
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,  # an error is one line
         description="Read the handwritten digit in each image.",
@@ -325,50 +285,70 @@ def main(argv: list[str] | None = None) -> int:
     add("--submission", metavar="OUT.csv", help="where the answers for --kaggle go")
     add("--export", metavar="OUT.onnx", help="write the network as ONNX, and read nothing")
     arguments = parser.parse_args(argv)
-    if "" in vars(arguments).values():
-        parser.error("the name of a file must not be empty")
-    if bool(arguments.kaggle) != bool(arguments.submission):
-        parser.error("--kaggle test.csv and --submission submission.csv go together")
     from_images = bool(arguments.images or arguments.files_from)
-    if from_images + bool(arguments.kaggle) + bool(arguments.export) != 1:
-        parser.error("give images, or --kaggle test.csv --submission submission.csv, or --export")
     for_images = ("jobs", "json", "guess", "number", "annotated", "save_preprocessed")
     given = [name for name in for_images if getattr(arguments, name) not in (None, False)]
-    if given and not from_images:
-        parser.error(f"--{given[0].replace('_', '-')} is for images, not for --kaggle or --export")
-    if arguments.number and (arguments.save_preprocessed or arguments.guess):
-        parser.error("--save-preprocessed and --guess are for one digit, not for --number")
-    if arguments.annotated and not arguments.number:
-        parser.error("--annotated goes with --number")
-    if arguments.jobs is not None and arguments.jobs < 1:
-        parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
-    try:
-        predictor = MNISTPredictor(arguments.checkpoint)
-        if arguments.kaggle:
-            count = write_submission(
-                predictor.predict_batch, arguments.kaggle, arguments.submission
-            )
-            print(f"{printable(arguments.submission)}: {count:,} digits, ready to submit")
-            return 0
-        if arguments.export:
-            from export import write_onnx  # here, because reading digits needs nothing of it
+    for wrong, message in (
+        ("" in vars(arguments).values(), "the name of a file must not be empty"),
+        (
+            bool(arguments.kaggle) != bool(arguments.submission),
+            "--kaggle test.csv and --submission submission.csv go together",
+        ),
+        (
+            from_images + bool(arguments.kaggle) + bool(arguments.export) != 1,
+            "give images, or --kaggle test.csv --submission submission.csv, or --export",
+        ),
+        (
+            given and not from_images,
+            f"--{''.join(given[:1]).replace('_', '-')} is for images, not for --kaggle or --export",
+        ),
+        (
+            arguments.number and (arguments.save_preprocessed or arguments.guess),
+            "--save-preprocessed and --guess are for one digit, not for --number",
+        ),
+        (arguments.annotated and not arguments.number, "--annotated goes with --number"),
+        (
+            arguments.jobs is not None and arguments.jobs < 1,
+            f"--jobs must be at least 1, not {arguments.jobs}",
+        ),
+    ):
+        if wrong:
+            parser.error(message)
+    arguments.paths = find_images(arguments.images)
+    if arguments.files_from:
+        arguments.paths = itertools.chain(arguments.paths, read_list(arguments.files_from))
+    if arguments.save_preprocessed or arguments.annotated:
+        arguments.paths = list(itertools.islice(arguments.paths, 2))
+        if len(arguments.paths) > 1:
+            option = "--annotated" if arguments.annotated else "--save-preprocessed"
+            parser.error(f"{option} takes one image, not several")
+    return arguments
 
-            write_onnx(
-                arguments.export, predictor.model, predictor.temperature, predictor.predict_batch
-            )
-            print(f"{printable(arguments.export)}: ONNX, reads the bundled digits alike")
-            return 0
-        paths = find_images(arguments.images)
-        if arguments.files_from:
-            paths = itertools.chain(paths, read_list(arguments.files_from))
-        if arguments.save_preprocessed or arguments.annotated:
-            paths = list(itertools.islice(paths, 2))
-            if len(paths) > 1:
-                option = "--annotated" if arguments.annotated else "--save-preprocessed"
-                parser.error(f"{option} takes one image, not several")
-        writes = arguments.save_preprocessed or arguments.annotated  # of one image: needs no pool
-        with contextlib.nullcontext() if writes else left_at_once():
-            return read_images(paths, predictor, arguments)
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Read what the arguments say; return the exit code."""
+    predictor = MNISTPredictor(arguments.checkpoint)
+    if arguments.kaggle:
+        count = write_submission(predictor.predict_batch, arguments.kaggle, arguments.submission)
+        print(f"{printable(arguments.submission)}: {count:,} digits, ready to submit")
+        return 0
+    if arguments.export:
+        from export import write_onnx  # here, because reading digits needs nothing of it
+
+        write_onnx(
+            arguments.export, predictor.model, predictor.temperature, predictor.predict_batch
+        )
+        print(f"{printable(arguments.export)}: ONNX, reads the bundled digits alike")
+        return 0
+    return read_images(predictor, arguments)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    prepare_streams()
+    silence_libtiff()
+    try:
+        return run_command(parse_arguments(argv))
     except KeyboardInterrupt:
         print("inference.py: interrupted", file=sys.stderr)
         return 130
@@ -377,57 +357,33 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-@contextlib.contextmanager
-def left_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process on the spot, with one line and exit code 130.
-
-    A KeyboardInterrupt may land between taking one of the pool's locks and giving it back, and
-    then ends in another error, or never.
-    """
-
-    def leave(*_: object) -> None:
-        os.write(2, b"inference.py: interrupted\n")
-        os._exit(130)
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else somebody ignores it, or handles it
-        signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        if before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, before)
-
-
-def read_images(
-    paths: Iterable[str], predictor: MNISTPredictor, arguments: argparse.Namespace
-) -> int:
+def read_images(predictor: MNISTPredictor, arguments: argparse.Namespace) -> int:
     """Print a line for each image as it is read; return 1 if one could not be read."""
+    paths = arguments.paths
     if sys.stderr.isatty():
         from tqdm import tqdm  # here, because a single image must not wait for it
 
         paths = tqdm(paths, unit="image", leave=False, delay=1)
     read = read_number if arguments.number else read_digit
-    sources = (
-        (path, sys.stdin.buffer.read(MAX_FILE_SIZE) if path == "-" else path) for path in paths
-    )
 
-    def work(item: tuple[str, str | bytes]) -> tuple[str, dict]:
-        return read(item[1], predictor, arguments)
+    def work(path: str) -> tuple[str, dict]:
+        if path != "-":
+            return read(path, predictor, arguments)
+        with open(0, "rb", closefd=False) as stdin:
+            return read(stdin.read(MAX_FILE_SIZE), predictor, arguments)
 
-    failures = 0
-    for (path, _), answer in work_ahead(work, sources, arguments.jobs or torch.get_num_threads()):
-        try:
-            words, details = answer()
-        except (OSError, ValueError) as error:
+    failures, jobs = 0, arguments.jobs or torch.get_num_threads()
+    for path, answer, error in work_ahead(work, paths, jobs, forked=True):
+        if isinstance(error, OSError | ValueError):
             failures += 1
             reason = f"-: {error}" if path == "-" else str(error)
             print(f"inference.py: error: {printable(reason)}", file=sys.stderr)
-            continue
-        if arguments.json:
-            print(json.dumps({"file": path} | details), flush=True)
+        elif error:
+            raise error
+        elif arguments.json:
+            print(json.dumps({"file": path} | answer[1]), flush=True)
         else:
-            print(f"{printable(path)}: {words}", flush=True)
+            print(f"{printable(path)}: {answer[0]}", flush=True)
     return 1 if failures else 0
 
 

@@ -25,7 +25,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 NOTEBOOK = PROJECT_DIR / "mnist_classifier_demo.ipynb"
 CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
 # All that the notebook imports but for model.py, which it shows.
-PACKED_MODULES = ["layers", "distributed", "checkpoint", "data", "decoding", "ink"]
+PACKED_MODULES = ["layers", "distributed", "jobs", "checkpoint", "data", "decoding", "ink"]
 PACKED_MODULES += ["preprocessing", "page", "handwriting", "evaluation", "plots", "results"]
 PACKED_MODULES += ["train", "kaggle", "inference", "canvas"]
 PACKED_MODULES = [f"{name}.py" for name in PACKED_MODULES]

@@ -22,6 +22,7 @@ from benchmarks.photographs import KINDS, photographs
 from data import PROJECT_DIR, load_mnist, load_sample
 from evaluation import evaluate
 from inference import MNISTPredictor, Prediction
+from jobs import work_ahead
 from model import normalize
 
 FUZZED_FILES = int(os.environ.get("FUZZED_FILES", "100"))
@@ -513,14 +514,15 @@ def test_several_at_once_are_reported_as_one_by_one(option, tmp_path, capsys):
         assert reports[0].err.count("\n") == 2 + (arguments is lists[1])
 
 
-def test_only_a_few_images_are_read_ahead_and_errors_come_in_their_turn():
+@pytest.mark.parametrize("forked", [False, True])
+def test_only_a_few_images_are_read_ahead_and_errors_come_in_their_turn(forked):
     numbers, threads = itertools.count(), torch.get_num_threads()
-    work = inference.work_ahead(lambda number: 6 // (number - 2), numbers, jobs=3)
+    work = work_ahead(lambda number: 6 // (number - 2), numbers, jobs=3, forked=forked)
     read = [next(work) for _ in range(4)]
-    assert [number for number, _ in read] == [0, 1, 2, 3]
-    assert [read[i][1]() for i in (0, 1, 3)] == [-3, -6, 6]
-    with pytest.raises(ZeroDivisionError):
-        read[2][1]()
+    assert [number for number, _, _ in read] == [0, 1, 2, 3]
+    assert [answer for _, answer, _ in read] == [-3, -6, None, 6]
+    assert [error is not None for _, _, error in read] == [False, False, True, False]
+    assert isinstance(read[2][2], ZeroDivisionError)
     assert next(numbers) < 20
     work.close()
     assert torch.get_num_threads() == threads

@@ -9,10 +9,11 @@ import pytest
 from data import PROJECT_DIR
 
 # A module imports only what stands before it. Those that read digits load nothing that trains.
-ORDER = ["layers", "distributed", "model", "checkpoint", "data", "decoding", "ink"]
+ORDER = ["layers", "distributed", "jobs", "model", "checkpoint", "data", "decoding", "ink"]
 ORDER += ["preprocessing", "page", "handwriting", "evaluation", "plots", "results", "train"]
 ORDER += ["kaggle", "export", "inference", "canvas", "test_model"]
 READING = [
+    "jobs",
     "checkpoint",
     "decoding",
     "ink",
