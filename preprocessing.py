@@ -19,8 +19,10 @@ from ink import (
     clean_ink,
     depth,
     dilate,
+    erode,
     find_ink,
     opening,
+    otsu,
     remove_rules,
     resize,
     resize_to,
@@ -218,27 +220,47 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
         chosen = near
 
 
-def is_sheet(mask: np.ndarray) -> bool:
-    """Whether a mask, (H, W), is a sheet of paper on a table, with a digit as its hole.
+def find_sheet(gray: np.ndarray) -> np.ndarray | None:
+    """Return the mask, (H, W), of a sheet of paper that lies on a table, without its edge.
 
-    A sheet fills a rectangle, perhaps a little turned, as no digit does.
+    A sheet fills a rectangle, perhaps a little turned, as no digit does, and something is on it.
+    None if there is none.
     """
-    if mask[bounding_box(mask)].mean() < 0.4:  # most digits need no closer look
-        return False
+    far = np.abs(gray - np.median(border(gray)))
+    mask = largest_piece(far > otsu(far))
+    inner = mask[bounding_box(mask)]
+    extent = max(inner.shape)
+    if min(inner.shape) < max(16, 0.3 * extent) or inner.mean() < 0.4:  # most digits
+        return None
     filled = fill_holes(mask)
-    labels, count = scipy.ndimage.label(filled & ~mask, np.ones((3, 3)))
-    inner = np.pad(filled, 1)
-    inner = inner[2:, 1:-1] & inner[:-2, 1:-1] & inner[1:-1, 2:] & inner[1:-1, :-2]
-    points = np.argwhere(filled & ~inner)
-    if not count or points.min() == 0 or (points.max(axis=0) == np.array(mask.shape) - 1).any():
-        return False
-    hole = scipy.ndimage.find_objects(labels)[np.bincount(labels.ravel())[1:].argmax()]
+    sheet = erode(filled, 7, 7)
+    points = np.argwhere(filled & ~sheet)
+    if border(filled).any() or not sheet.any():
+        return None
     angles = np.radians(np.arange(-15, 16, 3))
     along = points @ np.array([np.cos(angles), np.sin(angles)])
     upward = points @ np.array([-np.sin(angles), np.cos(angles)])
     area = (np.ptp(along, axis=0) * np.ptp(upward, axis=0)).min()
-    extent = max(side.stop - side.start for side in hole)
-    return bool(filled.sum() > 0.9 * area and extent > 0.15 * np.ptp(points, axis=0).max())
+    far = np.where(sheet, np.abs(gray - np.median(gray[sheet])), 0)
+    on_it = largest_piece(far > max(otsu(far), LEAST_CONTRAST))
+    extents = [np.ptp(where) for where in np.nonzero(on_it)] if on_it.any() else [0]
+    return sheet if filled.sum() > 0.9 * area and max(extents) > 0.15 * extent else None
+
+
+def cut_out(gray: np.ndarray, sheet: np.ndarray, tone: float) -> np.ndarray:
+    """Cut a sheet, whose mask may be smaller, out of gray values, (H, W); its tone is around it."""
+    zoom = max(gray.shape) / max(sheet.shape)
+    box = bounding_box(sheet)
+    cut = gray[tuple(slice(int(side.start * zoom), int(side.stop * zoom) + 1) for side in box)]
+    return np.where(resize(sheet[box], *cut.shape) > 0.5, cut, np.float32(tone))
+
+
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """Return the largest connected piece of a mask, (H, W), as a mask."""
+    labels, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return labels == sizes.argmax()
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
@@ -340,20 +362,21 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
     gray = gray if framed is None else framed
     if max(gray.shape) <= SMALL and (ink := clean_ink(gray)) is not None:
         return draw_as_mnist(ink[bounding_box(ink > WEAK)], small=True)
-    for _ in range(3):
+    for look in range(3):
         work = resize_to(gray, WORK_SIZE)
         if work.max() - work.min() < LEAST_CONTRAST:
             raise ValueError("the image is blank: no ink found")
+        sheet = find_sheet(work) if look < 2 else None
+        if sheet is not None:
+            gray = cut_out(gray, sheet, np.median(work[sheet]))
+            continue
         ink = find_ink(work, small=max(gray.shape) <= SMALL)
         digit = choose_digit(ink)
         box = bounding_box(digit)
         extent = max(side.stop - side.start for side in box)
-        if is_sheet(digit):
-            margin = -0.03 * extent  # look again, inside
-        elif extent * 3 < max(work.shape):
-            margin = 0.4 * extent  # look again, closer
-        else:
+        if extent * 3 >= max(work.shape):
             break
+        margin = 0.4 * extent  # look again, closer
         zoom = max(gray.shape) / max(work.shape)
         ends = [(max(0, side.start - margin), side.stop + margin) for side in box]
         gray = gray[tuple(slice(int(start * zoom), int(stop * zoom) + 1) for start, stop in ends)]
