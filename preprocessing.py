@@ -34,6 +34,8 @@ STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within
 FATTEST = 4.2  # pixels; of the strokes of a small digit
 PLACES = np.indices((IMAGE_SIZE, IMAGE_SIZE)).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
+STRETCHED = 0.2  # of the height: how wide a stroke is at most if its digit was not stretched
+SHEET_SIZE = 128  # pixels of the longer side, at least, of an image in which a sheet is looked for
 FINE = 5  # times the resolution of MNIST at which strokes are drawn
 
 
@@ -99,34 +101,54 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
     return alike & (longest >= 17) & (longest <= 21) & thick
 
 
-def inside_frame(gray: np.ndarray) -> np.ndarray | None:
-    """Return what is inside the frames, bars or margins of an image: a part of gray, (H, W).
+def find_sheet(gray: np.ndarray) -> np.ndarray | None:
+    """Return the mask of what lies inside a frame, bars, margins or a table; None if there is none.
 
-    A frame has one tone and leaves a rectangle of another, which holds more than one tone. None
-    if there is nothing but frames.
+    What is around it has one tone. A sheet fills a rectangle, perhaps a little turned, as no
+    digit does, and something is on it. The mask is of lower resolution than gray, (H, W), and
+    leaves out the edge of the sheet.
     """
-    step = max(1, max(gray.shape) // WORK_SIZE)
-    small = gray[::step, ::step]
-    corners = small[[0, 0, -1, -1], [0, -1, 0, -1]]
-    if small.max() - small.min() < 2 * LEAST_CONTRAST:
+    corners = gray[[0, 0, -1, -1], [0, -1, 0, -1]]
+    step = max(1, max(gray.shape) // SHEET_SIZE)
+    gray = gray[::step, ::step]
+    far = np.abs(gray - np.median(corners))
+    mask = largest_piece(far > otsu(far))
+    if np.ptp(corners) > 0.2 or mask.mean() < 0.05:
         return None
-    differs = np.abs(small - np.median(corners)) > 0.25
-    spans = [np.flatnonzero(differs.mean(axis=axis) > 0.15) for axis in (1, 0)]
-    if np.ptp(corners) > 0.2 or min(span.size for span in spans) < max(12, min(small.shape) // 4):
-        return gray
-    edge = min(small.shape) // 64  # it may be blurred
-    ends = [
-        (span[0] + edge * (span[0] > 0), span[-1] + 1 - edge * (span[-1] + 1 < side))
-        for span, side in zip(spans, small.shape, strict=True)
-    ]
-    box = tuple(slice(*end) for end in ends)
-    inner = differs[box]
-    lines = inner[[0, 0, -1, -1], [0, -1, 0, -1]], inner[0], inner[-1], inner[:, 0], inner[:, -1]
-    outlined = inner.mean() < 0.5  # a box around the digit, drawn on the same sheet
-    if inner.shape == small.shape or outlined or min(line.mean() for line in lines) < 0.75:
-        return gray
-    inside = inside_frame(gray[tuple(slice(start * step, stop * step) for start, stop in ends)])
-    return gray if inside is None else inside
+    inner = mask[bounding_box(mask)]
+    extent = max(inner.shape)
+    if min(inner.shape) < 0.3 * extent or inner.mean() < 0.4:  # most digits, and outlines of boxes
+        return None
+    gap = extent // 6 | 1  # what is on it may run over its edge
+    filled = fill_holes(mask | erode(dilate(mask, gap, gap), gap, gap))
+    sheet = erode(filled, 3, 3)
+    points = np.argwhere(filled & ~sheet)
+    angles = np.radians(np.arange(-15, 16, 3))
+    along = points @ np.array([np.cos(angles), np.sin(angles)])
+    upward = points @ np.array([-np.sin(angles), np.cos(angles)])
+    area = ((np.ptp(along, axis=0) + 1) * (np.ptp(upward, axis=0) + 1)).min()
+    if filled.sum() < 0.9 * area or not sheet.any():
+        return None
+    far = np.where(sheet, np.abs(gray - np.median(gray[sheet])), 0)
+    on_it = largest_piece(far > max(otsu(far), LEAST_CONTRAST))
+    extents = [np.ptp(places) for places in np.nonzero(on_it) if places.size]
+    return sheet if max(extents, default=0) > 0.15 * extent else None
+
+
+def cut_out(gray: np.ndarray, sheet: np.ndarray) -> np.ndarray:
+    """Cut a sheet, whose mask may be smaller, out of gray values, (H, W); its tone is around it."""
+    zoom = max(1, max(gray.shape) // SHEET_SIZE)
+    box = bounding_box(sheet)
+    cut = gray[tuple(slice(zoom * side.start, zoom * side.stop) for side in box)]
+    inside = resize(sheet[box], *cut.shape) > 0.5
+    return np.where(inside, cut, np.median(cut[inside]))
+
+
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """Return the largest connected piece of a mask, (H, W), as a mask."""
+    labels, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(labels[mask], minlength=1)
+    return mask & (labels == sizes.argmax())
 
 
 class Pieces:
@@ -220,49 +242,6 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
         chosen = near
 
 
-def find_sheet(gray: np.ndarray) -> np.ndarray | None:
-    """Return the mask, (H, W), of a sheet of paper that lies on a table, without its edge.
-
-    A sheet fills a rectangle, perhaps a little turned, as no digit does, and something is on it.
-    None if there is none.
-    """
-    far = np.abs(gray - np.median(border(gray)))
-    mask = largest_piece(far > otsu(far))
-    inner = mask[bounding_box(mask)]
-    extent = max(inner.shape)
-    if min(inner.shape) < max(16, 0.3 * extent) or inner.mean() < 0.4:  # most digits
-        return None
-    filled = fill_holes(mask)
-    sheet = erode(filled, 7, 7)
-    points = np.argwhere(filled & ~sheet)
-    if border(filled).any() or not sheet.any():
-        return None
-    angles = np.radians(np.arange(-15, 16, 3))
-    along = points @ np.array([np.cos(angles), np.sin(angles)])
-    upward = points @ np.array([-np.sin(angles), np.cos(angles)])
-    area = (np.ptp(along, axis=0) * np.ptp(upward, axis=0)).min()
-    far = np.where(sheet, np.abs(gray - np.median(gray[sheet])), 0)
-    on_it = largest_piece(far > max(otsu(far), LEAST_CONTRAST))
-    extents = [np.ptp(where) for where in np.nonzero(on_it)] if on_it.any() else [0]
-    return sheet if filled.sum() > 0.9 * area and max(extents) > 0.15 * extent else None
-
-
-def cut_out(gray: np.ndarray, sheet: np.ndarray, tone: float) -> np.ndarray:
-    """Cut a sheet, whose mask may be smaller, out of gray values, (H, W); its tone is around it."""
-    zoom = max(gray.shape) / max(sheet.shape)
-    box = bounding_box(sheet)
-    cut = gray[tuple(slice(int(side.start * zoom), int(side.stop * zoom) + 1) for side in box)]
-    return np.where(resize(sheet[box], *cut.shape) > 0.5, cut, np.float32(tone))
-
-
-def largest_piece(mask: np.ndarray) -> np.ndarray:
-    """Return the largest connected piece of a mask, (H, W), as a mask."""
-    labels, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return labels == sizes.argmax()
-
-
 def fill_holes(mask: np.ndarray) -> np.ndarray:
     """Add to a mask, (H, W), what it lies around: scipy.ndimage takes five times as long."""
     labels, count = scipy.ndimage.label(~mask)
@@ -329,6 +308,19 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
     return center(fine)
 
 
+def unstretch(ink: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Narrow cropped ink, (H, W), that fills a square picture of a shape by strokes too wide.
+
+    Data sets stretch a digit to fill their squares: a 1 becomes as wide as any other.
+    """
+    height, width = ink.shape
+    inked = np.pad(ink > 0.5, ((0, 0), (1, 1)))
+    runs = np.diff(np.nonzero(np.diff(inked.astype(np.int8)))[1])[::2]  # along the rows
+    if (height, width) != shape or height != width or not runs.size:
+        return ink
+    return resize(ink, height, width * min(1, STRETCHED * height / np.median(runs)))
+
+
 def stroke_widths(mask: np.ndarray) -> np.ndarray:
     """Return the widths of the strokes in a mask, along their ridge: twice its depth."""
     deep = depth(mask)
@@ -358,18 +350,15 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
     """
     if is_mnist_like(gray):
         return gray
-    framed = inside_frame(gray)
-    gray = gray if framed is None else framed
+    for _ in range(2):  # a frame may be around a frame
+        if (sheet := find_sheet(gray)) is not None:
+            gray = cut_out(gray, sheet)
     if max(gray.shape) <= SMALL and (ink := clean_ink(gray)) is not None:
-        return draw_as_mnist(ink[bounding_box(ink > WEAK)], small=True)
-    for look in range(3):
+        return draw_as_mnist(unstretch(ink[bounding_box(ink > WEAK)], ink.shape), small=True)
+    for _ in range(3):
         work = resize_to(gray, WORK_SIZE)
         if work.max() - work.min() < LEAST_CONTRAST:
             raise ValueError("the image is blank: no ink found")
-        sheet = find_sheet(work) if look < 2 else None
-        if sheet is not None:
-            gray = cut_out(gray, sheet, np.median(work[sheet]))
-            continue
         ink = find_ink(work, small=max(gray.shape) <= SMALL)
         digit = choose_digit(ink)
         box = bounding_box(digit)

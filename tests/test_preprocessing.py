@@ -78,7 +78,28 @@ def test_nothing_but_a_frame_is_blank():
     sheet[10:-10, 10:-10] = 255
     with pytest.raises(ValueError, match="the image is blank: no ink found"):
         preprocess(np.full((100, 100), 255, np.uint8))
-    assert preprocessing.inside_frame(sheet[5:-5, 5:-5] / np.float32(255)).shape == (90, 90)
+    assert preprocessing.find_sheet(sheet[5:-5, 5:-5] / np.float32(255)) is None
+
+
+def test_a_small_sheet_on_a_lighter_table_is_looked_into(digits):
+    page = np.pad(100 - digits[9] // 3, 4, constant_values=100).repeat(4, 0).repeat(4, 1)
+    sheet = Image.new("L", (420, 560), 245)
+    card = Image.fromarray(page).convert("RGBA").rotate(9, Image.BICUBIC, expand=True)
+    sheet.paste(card, (120, 150), card)
+    assert likeness(sheet.rotate(-9, Image.BICUBIC, fillcolor=245), digits[9]) > 0.8
+    assert likeness(sheet, digits[9]) > 0.6  # it stays turned
+
+
+def test_a_loop_on_a_sheet_is_not_the_digit(digits):
+    page = np.pad(255 - digits[6], 8, constant_values=255).repeat(5, 0).repeat(5, 1)
+    table = np.pad(page, 60, constant_values=45)
+    assert likeness(table, digits[6]) > 0.8
+
+
+def test_a_digit_that_touches_its_frame_is_read(predictor, digits):
+    pixels = np.roll(digits[7], 28 - 2 - np.flatnonzero(digits[7].max(axis=1)).max(), axis=0)
+    pixels[[0, -1]] = pixels[:, [0, -1]] = 255
+    assert predictor.predict(pixels).digit == 7
 
 
 def test_the_edge_of_a_shadow_is_no_ink(digits):
@@ -172,3 +193,15 @@ def test_ink_on_all_four_sides_does_not_flip_the_polarity(predictor, light, bina
         images.append(pixels if light else 255 - pixels)
     read = torch.tensor([prediction.digit for prediction in predictor.predict_batch(images)])
     assert (read == sample.labels[chosen]).float().mean() >= 0.95
+
+
+def test_a_one_stretched_to_a_square_is_read(predictor):
+    sample = load_sample(False)
+    ones = sample.images[(sample.labels == 1).nonzero().flatten()].numpy()
+    images = []
+    for digit in ones:
+        rows, columns = (np.flatnonzero((digit > 60).any(axis=axis)) for axis in (1, 0))
+        cut = Image.fromarray(digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        images.append(np.asarray(cut.resize((16, 16), Image.BICUBIC)))
+    read = [prediction.digit for prediction in predictor.predict_batch(images)]
+    assert read.count(1) >= 0.85 * len(read)
