@@ -34,7 +34,7 @@ STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within
 FATTEST = 4.2  # pixels; of the strokes of a small digit
 PLACES = np.indices((IMAGE_SIZE, IMAGE_SIZE)).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
-STRETCHED = 0.2  # of the height: how wide a stroke is at most if its digit was not stretched
+STRETCHED = 0.25  # of the height: how wide a stroke is at most if its digit was not stretched
 SHEET_SIZE = 128  # pixels of the longer side, at least, of an image in which a sheet is looked for
 FINE = 5  # times the resolution of MNIST at which strokes are drawn
 
@@ -316,7 +316,7 @@ def unstretch(ink: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     height, width = ink.shape
     inked = np.pad(ink > 0.5, ((0, 0), (1, 1)))
     runs = np.diff(np.nonzero(np.diff(inked.astype(np.int8)))[1])[::2]  # along the rows
-    if (height, width) != shape or height != width or not runs.size:
+    if (height, width) != shape or height != width or height < 12 or not runs.size:
         return ink
     return resize(ink, height, width * min(1, STRETCHED * height / np.median(runs)))
 
