@@ -111,9 +111,11 @@ def find_sheet(gray: np.ndarray) -> np.ndarray | None:
     corners = gray[[0, 0, -1, -1], [0, -1, 0, -1]]
     step = max(1, max(gray.shape) // SHEET_SIZE)
     gray = gray[::step, ::step]
+    if np.ptp(corners) > 0.2:
+        return None
     far = np.abs(gray - np.median(corners))
     mask = largest_piece(far > otsu(far))
-    if np.ptp(corners) > 0.2 or mask.mean() < 0.05:
+    if mask.mean() < 0.05:
         return None
     inner = mask[bounding_box(mask)]
     extent = max(inner.shape)
