@@ -190,7 +190,8 @@ def flatten(image: Image.Image) -> np.ndarray:
         small = ImageOps.exif_transpose(small)
     if small.mode == "RGBA":
         small = flatten_transparency(small)
-    return np.asarray(small, np.float32) / 255 if small.mode == "L" else most_contrast(small)
+    gray = small if small.mode == "L" else most_contrast(small)
+    return np.divide(gray, 255, dtype=np.float32)
 
 
 def to_bands(image: Image.Image, white: float) -> Image.Image:
@@ -230,17 +231,16 @@ def flatten_transparency(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(base, image).convert("RGB")
 
 
-def most_contrast(image: Image.Image) -> np.ndarray:
-    """Return the gray values, in 0..1, that set coloured ink off best from coloured paper.
+def most_contrast(image: Image.Image) -> Image.Image:
+    """Return the gray image that sets coloured ink off best from coloured paper.
 
     That is the luminance as a rule, and one of red, green and blue where it shows twice the
     contrast: red ink on green paper may have no contrast in luminance at all.
     """
-    gray = np.asarray(image.convert("L"), np.float32) / 255
-    small = image.resize([min(side, 64) for side in image.size], Image.BOX, reducing_gap=2)
-    bands = [small.convert("L"), *small.split()]
-    spreads = [np.subtract(*np.percentile(np.asarray(band, np.float32), (99, 1))) for band in bands]
-    best = int(np.argmax(spreads))
-    if best and spreads[best] > 2 * spreads[0]:
-        return np.asarray(image.getchannel(best - 1), np.float32) / 255
-    return gray
+    small = image.resize([min(side, 256) for side in image.size], Image.NEAREST)
+    small = small.resize([min(side, 64) for side in image.size], Image.BOX)
+    bands = np.dstack([small.convert("L"), small])  # (H, W, 4)
+    spreads = np.subtract(*np.percentile(bands, (99, 1), axis=(0, 1)))  # (4,)
+    best = int(spreads.argmax())
+    coloured = best and spreads[best] > 2 * spreads[0]
+    return image.getchannel(best - 1) if coloured else image.convert("L")

@@ -27,10 +27,11 @@ def find_contrast(
     No stroke is wider than `widest`, a share of the longer side, and details below `blur`, such a
     share too, are lost. Raises ValueError if there is no ink.
     """
-    is_light = small_ink_is_light if small else ink_is_light
-    light = gray if is_light(gray) else 1 - gray  # ink is light from here on
-    light = scipy.ndimage.gaussian_filter(light, blur * max(light.shape))
-    ink = subtract_paper(light if small else subtract_wide(light, widest))
+    slope = fit_plane(resize_to(gray, PAPER_SIZE // 2))
+    if not (small_ink_is_light(gray) if small else ink_is_light(gray, slope)):
+        gray, slope = 1 - gray, 1 - slope  # ink is light from here on
+    light = scipy.ndimage.gaussian_filter(gray, blur * max(gray.shape))
+    ink = subtract_paper(light if small else subtract_wide(light, slope, widest))
     below = ink[ink < 0]  # where paper strays to, and ink never does
     noise = np.sqrt((below**2).mean()) if below.size else 0.0
     few = max(8, int(0.0005 * ink.size))
@@ -72,8 +73,8 @@ def otsu(values: np.ndarray) -> float:
     return float(edges[1 + np.nanargmax(between[:-1])]) if np.isfinite(between[:-1]).any() else 0.5
 
 
-def ink_is_light(gray: np.ndarray) -> bool:
-    """Whether the ink is lighter than the paper, by three signs, weighed.
+def ink_is_light(gray: np.ndarray, slope: np.ndarray) -> bool:
+    """Whether the ink is lighter than the paper, by three signs, weighed; `slope` is its plane.
 
     Ink covers less: it is where values are skewed to. What is taken for ink is less if it is
     ink. And the border is mostly paper.
@@ -84,7 +85,8 @@ def ink_is_light(gray: np.ndarray) -> bool:
         detail = gray - scipy.ndimage.gaussian_filter(gray, sigma * max(gray.shape))
         skews.append((detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5)
     paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
-    dark, light = (subtract_wide(side).clip(1e-3, 1).mean() for side in (1 - gray, gray))
+    sides = (1 - gray, 1 - slope), (gray, slope)
+    dark, light = (subtract_wide(*side).clip(1e-3, 1).mean() for side in sides)
     less = np.clip(np.log(dark / light), -1.5, 1.5)
     return bool(np.clip(np.mean(skews), -1, 1) + 0.3 * less + (0.25 if paper else -0.25) > 0)
 
@@ -110,7 +112,7 @@ def border(gray: np.ndarray) -> np.ndarray:
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
-def subtract_wide(light: np.ndarray, widest: float = 0.36) -> np.ndarray:
+def subtract_wide(light: np.ndarray, slope: np.ndarray, widest: float = 0.36) -> np.ndarray:
     """Return how much lighter each pixel is than what is wide there, as a part of what is left.
 
     Shadows, tables and sheets are wider than any stroke: a morphological opening by a square
@@ -119,7 +121,7 @@ def subtract_wide(light: np.ndarray, widest: float = 0.36) -> np.ndarray:
     """
     side = round(widest * max(light.shape)) | 1
     # Outside, shade goes on as at the edge, and ink does not.
-    slope = resize(fit_plane(resize_to(light, PAPER_SIZE // 2)), *light.shape)
+    slope = resize(slope, *light.shape)
     above = light - slope
     if (np.abs(above) > 0.03).mean() > 0.5:  # a shadow is no slope
         slope, above = np.zeros_like(light), light
@@ -199,6 +201,8 @@ def find_rules(mask: np.ndarray, shortest: float) -> tuple[np.ndarray, int]:
     near = dilate(mask, 3, 1)
     thin = near & ~opening(near, max(3, height // 40) + 3, 1)
     rows, columns = np.nonzero(opening(thin, 1, max(9, int(shortest * width))))
+    if rows.size < 0.3 * width:  # not enough for one line
+        return np.zeros_like(mask), 0
 
     def level(rows: np.ndarray, columns: np.ndarray, slope: float) -> np.ndarray:
         """Return the rows in which the pixels would be if lines of this slope were flat."""
