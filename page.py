@@ -39,11 +39,12 @@ HEIGHTS = (0.4, 2.5)  # of digits, in units of what is typical of the picture
 STRENGTHS = (0.35, 3.0)  # of strokes, in units of what is typical of the picture
 MOST_PARTS = 5  # of one digit
 ASIDE = 0.1  # what a step to the side costs a cut, in pixels of ink
-CUT = (0.25, 2.0)  # nats that a cut costs, and that it costs for each height of ink it goes through
+CUT = (0.1, 2.0)  # nats that a cut costs, and that it costs for each height of ink it goes through
 MOST_CUTS = 2.5  # of a part as wide as it is high
 LEAST_INK = 0.05  # between two cuts, in units of the square of the height
 SKIP = 3.0  # nats that it costs to leave out a part as high as a digit
-
+WIDE = 1.0  # nats for each height that a digit is wider than high: it may be two
+LOW = (0.9, 3.0)  # of the height: what was cut out and is lower costs nats for each that it lacks
 MOST_PIECES = 2000  # of a picture: the largest are looked at
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -131,8 +132,7 @@ class Page:
 
     def touches_edge(self, part: Part) -> bool:
         """Whether a part goes on beyond the picture, perhaps."""
-        height, width = self.ink.shape
-        return min(part.top, part.left) == 0 or part.bottom == height or part.right == width
+        return min(self.box(part)) == 0 or max(self.box(part)) == 1
 
 
 def highest_around(contrast: np.ndarray) -> np.ndarray:
@@ -159,15 +159,12 @@ def overlap(a: Part, b: Part, slope: float = 0.0) -> float:
 
 def find_slope(parts: list[Part]) -> float:
     """Return the slope of the lines: the median of those from each part to the next one."""
-    left, top, bottom = np.array([(p.left, p.top, p.bottom) for p in parts]).T
-    slopes = []
-    for part in parts:
-        shared = np.minimum(bottom, part.bottom) - np.maximum(top, part.top)
-        beside = shared > 0.3 * np.minimum(bottom - top, part.height)
-        distances = np.where(beside & (left > part.right), left, np.inf)
-        if distances.min() < np.inf:
-            (y, x), (other_y, other_x) = part.middle, parts[distances.argmin()].middle
-            slopes.append((other_y - y) / (other_x - x))
+    ordered, slopes = sorted(parts, key=lambda part: part.left), []
+    for i, part in enumerate(ordered):
+        beside = (p for p in ordered[i:] if p.left > part.right and overlap(part, p) > 0.3)
+        if following := next(beside, None):
+            down, right = np.subtract(following.middle, part.middle)
+            slopes.append(down / right)
     return float(np.median(slopes)) if len(slopes) > 2 else 0.0
 
 
@@ -318,6 +315,13 @@ class Lattice:
         """Whether a run of parts was cut out of other ink."""
         return self.costs[i] > 0 or (j < len(self.costs) and self.costs[j] > 0)
 
+    def score(self, i: int, j: int, confidence: float) -> float:
+        """Return how likely it is, in nats, that a run is a digit, by its looks and its shape."""
+        whole = self.runs[i, j]
+        wide = WIDE * max(0.0, whole.width / whole.height - 1)
+        low = LOW[1] * max(0.0, LOW[0] - whole.height / self.height) * self.is_cut(i, j)
+        return math.log(confidence) - self.costs[i] - wide - low
+
     def best_path(self, readings: dict[Part, Any]) -> list[tuple[Part, bool]]:
         """Return the digits that are likeliest together (Viterbi): some parts may be left out.
 
@@ -330,9 +334,8 @@ class Lattice:
             options = [(score - self.costs[j - 1] - SKIP * size**2, digits)]
             for i in range(max(0, j - MOST_PARTS), j):
                 if whole := self.runs.get((i, j)):
-                    score, digits = paths[i]
-                    score += math.log(readings[whole].confidence) - self.costs[i]
-                    options.append((score, [*digits, (whole, self.is_cut(i, j))]))
+                    score = paths[i][0] + self.score(i, j, readings[whole].confidence)
+                    options.append((score, [*paths[i][1], (whole, self.is_cut(i, j))]))
             paths.append(max(options, key=lambda option: option[0]))
         return paths[-1][1]
 
