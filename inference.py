@@ -45,6 +45,7 @@ from preprocessing import preprocess, preprocess_batch, to_image
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 LEAST_SHARE = 0.5  # of what may be digits: where no more are sure, the picture holds none
 CUT_POWER = 0.2  # of the least confidence: that of a digit that was cut out of other ink
+LINE_POWER = 7.0  # of the least confidence: that of a digit in a line of which most are sure
 FEW = 4  # images that a thread takes at once
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 
@@ -138,8 +139,9 @@ class MNISTPredictor:
         """Find and read all the digits in one image, such as a number or a page of them.
 
         Returns its lines from top to bottom, each with its digits from left to right, without
-        what the network is less sure of than `least_confidence`; [] if there is ink, but no digit,
-        or if that is so of most of what might be some.
+        what the network is less sure of than `least_confidence`, though it may be a good deal less
+        sure of a digit among sure ones; [] if there is ink, but no digit, or if most of what might
+        be some is unsure.
 
         Raises:
             ValueError, OSError: as `predict`.
@@ -153,20 +155,24 @@ class MNISTPredictor:
             least = math.floor(left * width), math.floor(top * height)
             return *least, math.ceil(right * width), math.ceil(bottom * height)
 
-        # Of the pieces of anything, some look like digits: what was cut must be surer.
+        # Of the pieces of anything, some look like digits: what was cut must be surer. Where most
+        # are unsure, it is a drawing; where most are sure, the others are digits of the same hand.
         least = self.least_confidence, self.least_confidence**CUT_POWER
-        sure = [
-            [
-                FoundDigit(*prediction, in_pixels(box))
-                for prediction, box, is_cut in line
-                if prediction.confidence >= least[is_cut]
-            ]
-            for line in lines
-        ]
-        # A few strokes of a drawing may look like digits: where most do not, none is one.
-        if sum(map(len, sure)) <= LEAST_SHARE * sum(map(len, lines)):
+        sure = [[found.confidence >= least[cut] for found, _, cut in line] for line in lines]
+        if sum(map(sum, sure)) <= LEAST_SHARE * sum(map(len, lines)):
             return []
-        return [line for line in sure if line]
+        least_in_line = self.least_confidence**LINE_POWER
+        digits = []
+        for line, is_sure in zip(lines, sure, strict=True):
+            most = sum(is_sure) > LEAST_SHARE * len(line)
+            digits.append(
+                [
+                    FoundDigit(*found, in_pixels(box))
+                    for (found, box, _), certain in zip(line, is_sure, strict=True)
+                    if certain or (most and found.confidence >= least_in_line)
+                ]
+            )
+        return [line for line in digits if line]
 
     @torch.inference_mode()
     def classify(self, images: torch.Tensor) -> list[Prediction]:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from benchmarks.whole_numbers import made_pictures
 from data import PROJECT_DIR, load_sample
 from inference import FoundDigit, MNISTPredictor, main
+from page import Lattice, Part
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,33 @@ def test_a_thousand_digits(predictor, digits):
     assert len(found) == 25
     wrong = sum(a != b for f, line in zip(found, lines, strict=True) for a, b in zip(f, line))  # noqa: B905
     assert wrong + abs(len("".join(found)) - 1000) < 20
+
+
+def test_a_doubtful_digit_counts_among_sure_ones_and_not_alone(digits, monkeypatch):
+    predictor = MNISTPredictor()
+    classify = predictor.classify
+
+    def doubt_sevens(images):
+        return [p._replace(confidence=0.7) if p.digit == 7 else p for p in classify(images)]
+
+    monkeypatch.setattr(predictor, "classify", doubt_sevens)
+    assert texts(predictor.read(write(digits, ["1275"], 60))) == ["1275"]
+    assert texts(predictor.read(write(digits, ["125", "7"], 60))) == ["125"]
+    assert predictor.read(write(digits, ["7"], 60)) == []
+
+
+def test_what_was_cut_out_is_as_high_as_a_digit_and_no_digit_is_wide():
+    def part(height, width):
+        return Part(np.ones((height, width), bool), 0, 0)
+
+    def score(whole, *costs):
+        lattice = Lattice([], 20, {})
+        lattice.runs, lattice.costs = {(0, 1): whole}, list(costs)
+        return lattice.score(0, 1, 0.9)
+
+    assert score(part(12, 10), 0) == score(part(20, 20), 0) == pytest.approx(np.log(0.9))
+    assert score(part(12, 10), 0, 0.1) < score(part(20, 10), 0, 0.1) == pytest.approx(np.log(0.9))
+    assert score(part(20, 30), 0) < score(part(20, 20), 0)
 
 
 # ---- No digit -----------------------------------------------------------------------------
