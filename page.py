@@ -46,6 +46,7 @@ SKIP = 3.0  # nats that it costs to leave out a part as high as a digit
 WIDE = 1.0  # nats for each height that a digit is wider than high: it may be two
 LOW = (0.9, 3.0)  # of the height: what was cut out and is lower costs nats for each that it lacks
 MOST_PIECES = 2000  # of a picture: the largest are looked at
+AT_ONCE = 32  # pieces that the network reads, before it is asked whether the rest is dust
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 # What the network says of N images, (N, 1, 28, 28): each has a digit and a confidence.
@@ -284,7 +285,9 @@ class Lattice:
     def __init__(self, line: list[Part], height: float, readings: dict[Part, Any]) -> None:
         self.height = height
         self.settled = {
-            p for p in line if readings[p].confidence > SURE and p.height > 0.6 * height
+            p
+            for p in line
+            if p.height > 0.6 * height and p in readings and readings[p].confidence > SURE
         }
         self.parts: list[Part] = []
         self.costs: list[float] = []  # of what is between a part and the one before it
@@ -340,22 +343,28 @@ class Lattice:
         return paths[-1][1]
 
 
-def find_lattices(page: Page, parts: list[Part], readings: dict[Part, Any]) -> list[Lattice]:
-    """Group what may be digits to lines; what is far too large, small, pale or strong is none.
-
-    How large and how strong digits are, those tell that the network is sure of.
-    """
-    strengths = {part: page.strength(part) for part in parts}
+def typical_digit(
+    page: Page, parts: Iterable[Part], readings: dict[Part, Any]
+) -> tuple[float, float]:
+    """Return how high and how strong digits are: those tell that the network is sure of."""
     sure = [part for part in parts if readings[part].confidence > SURE]
-    sure = [part for part in sure if not page.touches_edge(part)] or sure or parts
-    weights = [math.sqrt(part.mask.sum() * strengths[part]) for part in sure]
-    height = typical([part.height for part in sure], weights)
-    strength = typical([strengths[part] for part in sure], weights)
-    parts = [p for p in parts if STRENGTHS[0] < strengths[p] / strength < STRENGTHS[1]]
+    sure = [part for part in sure if not page.touches_edge(part)] or sure or list(parts)
+    strengths = [page.strength(part) for part in sure]
+    weights = [math.sqrt(p.mask.sum() * s) for p, s in zip(sure, strengths, strict=True)]
+    return typical([part.height for part in sure], weights), typical(strengths, weights)
+
+
+def find_lattices(page: Page, parts: list[Part], readings: dict[Part, Any]) -> list[Lattice]:
+    """Group what may be digits to lines; what is far too large, small, pale or strong is none."""
+    height, strength = typical_digit(page, readings, readings)
+    parts = [p for p in parts if STRENGTHS[0] < page.strength(p) / strength < STRENGTHS[1]]
     large = [part for part in parts if HEIGHTS[0] < part.height / height < HEIGHTS[1]]
     small = [part for part in parts if part.height <= HEIGHTS[0] * height]
+    lines = find_lines(large, height)
+    # What is at the edge goes on beyond it, and is a digit only beside others.
+    inner = [line for line in lines if not all(map(page.touches_edge, line))]
     lattices = []
-    for line in find_lines(large, height):
+    for line in inner or lines:
         known = [part for part in line if readings[part].confidence > SURE] or line
         middle = typical([part.height for part in known], [1.0] * len(known))
         near = [part for part in small if any(gap(part, p) < 0.3 * middle for p in line)]
@@ -383,13 +392,12 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box,
     parts = page.find_parts()
     if not parts:
         return []
-    read(parts)
+    for start in range(0, len(parts), AT_ONCE):  # from the largest on, until the rest is dust
+        read(parts[start : start + AT_ONCE])
+        height, _ = typical_digit(page, readings, readings)
+        if max(parts[min(start + AT_ONCE, len(parts) - 1)].mask.shape) <= HEIGHTS[0] * height:
+            break
     lattices = find_lattices(page, parts, readings)
     read(whole for lattice in lattices for whole in lattice.runs.values())
     lines = [lattice.best_path(readings) for lattice in lattices]
-    # What is at the edge goes on beyond it, and is a digit only beside others.
-    inner = [line for line in lines if not all(page.touches_edge(part) for part, _ in line)]
-    return [
-        [(readings[part], page.box(part), is_cut) for part, is_cut in line]
-        for line in inner or lines
-    ]
+    return [[(readings[part], page.box(part), is_cut) for part, is_cut in line] for line in lines]
