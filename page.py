@@ -344,20 +344,22 @@ class Lattice:
 
 
 def typical_digit(
-    page: Page, parts: Iterable[Part], readings: dict[Part, Any]
+    page: Page, strengths: dict[Part, float], readings: dict[Part, Any]
 ) -> tuple[float, float]:
     """Return how high and how strong digits are: those tell that the network is sure of."""
-    sure = [part for part in parts if readings[part].confidence > SURE]
-    sure = [part for part in sure if not page.touches_edge(part)] or sure or list(parts)
-    strengths = [page.strength(part) for part in sure]
-    weights = [math.sqrt(p.mask.sum() * s) for p, s in zip(sure, strengths, strict=True)]
-    return typical([part.height for part in sure], weights), typical(strengths, weights)
+    sure = [part for part in readings if readings[part].confidence > SURE]
+    sure = [part for part in sure if not page.touches_edge(part)] or sure or list(readings)
+    weights = [math.sqrt(part.mask.sum() * strengths[part]) for part in sure]
+    height = typical([part.height for part in sure], weights)
+    return height, typical([strengths[part] for part in sure], weights)
 
 
-def find_lattices(page: Page, parts: list[Part], readings: dict[Part, Any]) -> list[Lattice]:
+def find_lattices(
+    page: Page, strengths: dict[Part, float], readings: dict[Part, Any]
+) -> list[Lattice]:
     """Group what may be digits to lines; what is far too large, small, pale or strong is none."""
-    height, strength = typical_digit(page, readings, readings)
-    parts = [p for p in parts if STRENGTHS[0] < page.strength(p) / strength < STRENGTHS[1]]
+    height, strength = typical_digit(page, strengths, readings)
+    parts = [p for p in strengths if STRENGTHS[0] < strengths[p] / strength < STRENGTHS[1]]
     large = [part for part in parts if HEIGHTS[0] < part.height / height < HEIGHTS[1]]
     small = [part for part in parts if part.height <= HEIGHTS[0] * height]
     lines = find_lines(large, height)
@@ -390,14 +392,15 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box,
             readings.update(zip(parts, answers, strict=True))
 
     parts = page.find_parts()
+    strengths = {part: page.strength(part) for part in parts}
     if not parts:
         return []
     for start in range(0, len(parts), AT_ONCE):  # from the largest on, until the rest is dust
         read(parts[start : start + AT_ONCE])
-        height, _ = typical_digit(page, readings, readings)
+        height, _ = typical_digit(page, strengths, readings)
         if max(parts[min(start + AT_ONCE, len(parts) - 1)].mask.shape) <= HEIGHTS[0] * height:
             break
-    lattices = find_lattices(page, parts, readings)
+    lattices = find_lattices(page, strengths, readings)
     read(whole for lattice in lattices for whole in lattice.runs.values())
     lines = [lattice.best_path(readings) for lattice in lattices]
     return [[(readings[part], page.box(part), is_cut) for part, is_cut in line] for line in lines]

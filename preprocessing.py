@@ -353,8 +353,9 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
     if is_mnist_like(gray):
         return gray
     for _ in range(2):  # a frame may be around a frame
-        if (sheet := find_sheet(gray)) is not None:
-            gray = cut_out(gray, sheet)
+        if (sheet := find_sheet(gray)) is None:
+            break
+        gray = cut_out(gray, sheet)
     if max(gray.shape) <= SMALL and (ink := clean_ink(gray)) is not None:
         return draw_as_mnist(unstretch(ink[bounding_box(ink > WEAK)], ink.shape), small=True)
     for _ in range(3):
