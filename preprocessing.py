@@ -297,8 +297,10 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
     grow = (np.clip(width, least, FATTEST if small else most) - width) / 2
     if small and 0.8 * least < width < 1.2 * FATTEST:
         grow = 0.0
-    scale = FINE * (BOX_SIZE - 2 * grow) / max(ink.shape)
-    fine = np.pad(resize(ink, ink.shape[0] * scale, ink.shape[1] * scale), 2 * FINE)
+    if grow:
+        scale = FINE * (BOX_SIZE - 2 * grow) / max(ink.shape)
+        fine = resize(ink, ink.shape[0] * scale, ink.shape[1] * scale)
+    fine = np.pad(fine, 2 * FINE)
     if abs(grow) > 0.05:
         inside = fine > 0.5
         edge = scipy.ndimage.distance_transform_edt(~inside)

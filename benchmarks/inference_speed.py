@@ -85,6 +85,17 @@ def photograph(digit: np.ndarray) -> Image.Image:
     return Image.fromarray(tinted.clip(0, 255).astype(np.uint8))
 
 
+def page(digits: np.ndarray, across: int, size: tuple[int, int]) -> bytes:
+    """Write digits, uint8 (N, 28, 28), in rows on a sheet: a JPEG, dark on light, with noise."""
+    rows = [np.concatenate(list(row), axis=1) for row in digits.reshape(-1, across, 28, 28)]
+    ink = Image.fromarray(np.pad(np.concatenate(rows), 14)).resize(size, Image.BICUBIC)
+    noise = np.random.default_rng(0).normal(0, 3, (*size[::-1], 1))
+    pixels = (220 - 0.7 * np.asarray(ink, np.float32)[:, :, None] + noise) * [1.0, 0.97, 0.9]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "jpeg", quality=90)
+    return buffer.getvalue()
+
+
 def time_process(*arguments: str) -> float:
     """Return the seconds that `python` takes with these arguments, from start to exit."""
     started = time.perf_counter()
@@ -130,9 +141,12 @@ def measure_startup(rounds: int, digit: np.ndarray) -> None:
 
 
 def measure_single(
-    rounds: int, predictor: MNISTPredictor, onnx_model: bytes | None, digit: np.ndarray
+    rounds: int, predictor: MNISTPredictor, onnx_model: bytes | None, digits: np.ndarray
 ) -> None:
     """Print the time of one image, on one thread."""
+    digit = digits[0]
+    line = np.zeros((12, 24, 28, 28), np.uint8)
+    line[6, 9:15] = digits[:6]
     ready, photo = Image.fromarray(digit), photograph(digit)
     sheet = photographs.photograph("small on 12 megapixels", digit, seed=0)
     rows = {
@@ -140,6 +154,18 @@ def measure_single(
         "28×28, ONNX Runtime": (None, ready, SINGLE_CALLS, ""),
         "photo 1000×800, MNISTPredictor": (predictor.predict, photo, PHOTO_CALLS, "10"),
         "JPEG of 12 megapixels, MNISTPredictor": (predictor.predict, sheet, PHOTO_CALLS // 2, "60"),
+        "a page of 100 digits, read": (
+            predictor.read,
+            page(digits[:100], 10, (1600, 1600)),
+            20,
+            "500",
+        ),
+        "a line in 12 megapixels, read": (
+            predictor.read,
+            page(line.reshape(-1, 28, 28), 24, (4032, 3024)),
+            20,
+            "300",
+        ),
     }
     times = {name: [] for name in rows}
     torch.set_num_threads(1)
@@ -150,7 +176,7 @@ def measure_single(
                     continue
                 predict = OnnxPredictor(onnx_model, threads=1).predict
             times[name] += time_calls(predict, image, -(-calls // rounds))
-    print("| one PIL image, one thread | p50, ms | p99, ms | goal |")
+    print("| one image, one thread | p50, ms | p99, ms | goal |")
     print("| --- | --- | --- | --- |")
     for name, (_, _, _, goal) in rows.items():
         if times[name]:
@@ -241,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{machine('cpu')}{with_onnx}; medians of {arguments.rounds} rounds\n")
     measure_startup(arguments.rounds, sample[0])
     print()
-    measure_single(arguments.rounds, predictor, onnx_model, sample[0])
+    measure_single(arguments.rounds, predictor, onnx_model, sample)
     print()
     measure_batch(arguments.rounds, predictor, onnx_model, images, threads)
     print()
