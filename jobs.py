@@ -69,8 +69,8 @@ def work_ahead(
         if isinstance(end_of_list, OSError):  # what a list named before is read all the same
             raise end_of_list
     finally:
-        with contextlib.suppress(OSError):  # some may be dead
-            for end in ends:
+        for end in ends:
+            with contextlib.suppress(OSError):  # it may be dead
                 end.send([])
         torch.set_num_threads(n_threads)
 
