@@ -9,8 +9,8 @@ The second needs Chromium. The notebook is edited like any other: its other cell
 
 import argparse
 import base64
+import bz2
 import json
-import lzma
 import os
 import re
 import shutil
@@ -60,14 +60,13 @@ def carried_source() -> str:
 def pack_modules() -> str:
     """Return the other modules as the text that the notebook unpacks."""
     sources = {name: read_module(name) for name in PACKED_MODULES}
-    packed = lzma.compress(json.dumps(sources).encode(), preset=9 | lzma.PRESET_EXTREME)
-    return base64.b85encode(packed).decode()
+    return base64.b85encode(bz2.compress(json.dumps(sources).encode())).decode()
 
 
 def unpack_modules(notebook: nbformat.NotebookNode) -> dict[str, str]:
     """Return the source of each module that the notebook carries packed, by its name."""
     [packed] = re.findall(r'^PACKED = "(.*)"', find_cell(notebook, "files").source, re.MULTILINE)
-    return json.loads(lzma.decompress(base64.b85decode(packed)))
+    return json.loads(bz2.decompress(base64.b85decode(packed)))
 
 
 def find_cell(notebook: nbformat.NotebookNode, cell_id: str) -> nbformat.NotebookNode:
