@@ -19,6 +19,8 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason, allow_module_level=True)
 
 
+# Few drawings beside the digits: they are there, and take no time at each start.
+FEW_DRAWINGS = ["--handwriting", "0.01", "--non-digits", "0.01"]
 manual = pytest.mark.skipif(
     "SLOW" not in os.environ, reason="takes long: SLOW=1 python -m pytest runs it"
 )

@@ -13,7 +13,7 @@ import sys
 import time
 
 import pytest
-from conftest import slow
+from conftest import FEW_DRAWINGS, slow
 
 import train
 from checkpoint import CheckpointError, load_checkpoint, load_with_checksum, save_with_checksum
@@ -22,7 +22,7 @@ from train import STATE_FORMAT
 
 KILLS = int(os.environ.get("KILLS", "6"))
 # Small epochs: much of the time goes into writing the state.
-SETTINGS = ["--sample", "--batch-size", "1000", "--epochs", "6"]
+SETTINGS = ["--sample", "--batch-size", "1000", "--epochs", "4", *FEW_DRAWINGS]
 TIMINGS = ("images_per_second", "seconds")
 
 
@@ -104,7 +104,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path, uninter
 def test_ctrl_c_leaves_a_state_that_resumes(tmp_path, uninterrupted):
     process = start(tmp_path, *SETTINGS)
     for line in process.stdout:
-        if line.strip().startswith("3/6"):
+        if line.strip().startswith("3/4"):
             process.send_signal(signal.SIGINT)
             break
     _, err = process.communicate()
@@ -158,14 +158,14 @@ def test_a_finished_run_writes_its_results_again_the_very_same(tmp_path, uninter
     shutil.copy(uninterrupted / "training_state.pt", tmp_path)
     code, out, err = run(tmp_path, *SETTINGS, "--resume")
     assert (code, err) == (0, "")
-    assert "resuming after epoch 6 of 6" in out
+    assert "resuming after epoch 4 of 4" in out
     check_equal(tmp_path, uninterrupted)
 
 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        (["--epochs", "13"], ["epochs 6 in the state, 13 here"]),
+        (["--epochs", "13"], ["epochs 4 in the state, 13 here"]),
         (["--seed", "5", "--momentum", "0.5"], ["seed 0 in the state, 5 here", "momentum 0.9"]),
         (["--no-augment"], ["augment True in the state, False here"]),
         (["--precision", "float32"], ["precision"]),

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import slow
+from conftest import FEW_DRAWINGS, slow
 
 from checkpoint import load_checkpoint
 from data import PROJECT_DIR, load_mnist, load_sample
 from evaluation import evaluate
 
 pytestmark = slow
-SETTINGS = ["--sample", "--epochs", "4"]
+SETTINGS = ["--sample", "--epochs", "4", *FEW_DRAWINGS]
 
 
 def torchrun(output_dir, *settings, launch=("--nproc-per-node=2",)) -> subprocess.Popen:
@@ -83,7 +83,8 @@ def test_two_processes_learn_and_speak_with_one_voice(two_processes):
     names |= {"confusion_matrix.png", "mistakes.png"}
     assert {path.name for path in folder.iterdir() if path.name != ".lock"} == names
     command = load_checkpoint(folder / "mnist_cnn.pt")[1]["command"]
-    assert command == "torchrun --nproc-per-node=2 train.py --epochs 4 --sample"
+    drawings = " ".join(FEW_DRAWINGS)
+    assert command == f"torchrun --nproc-per-node=2 train.py --epochs 4 {drawings} --sample"
 
 
 def test_the_misses_are_those_that_one_process_counts(two_processes):
