@@ -1,6 +1,6 @@
 """train.py --resume: a run that was killed goes on to the very same weights.
 
-In CI, and with SLOW=1, 6 times; KILLS=200 sets another number.
+In CI, and with SLOW=1, 4 times; KILLS=200 sets another number.
 """
 
 import json
@@ -20,7 +20,7 @@ from checkpoint import CheckpointError, load_checkpoint, load_with_checksum, sav
 from data import PROJECT_DIR
 from train import STATE_FORMAT
 
-KILLS = int(os.environ.get("KILLS", "6"))
+KILLS = int(os.environ.get("KILLS", "4"))
 # Small epochs: much of the time goes into writing the state.
 SETTINGS = ["--sample", "--batch-size", "1000", "--epochs", "4", *FEW_DRAWINGS]
 TIMINGS = ("images_per_second", "seconds")
