@@ -22,7 +22,7 @@ from benchmarks.photographs import KINDS, photographs
 from data import PROJECT_DIR, load_mnist, load_sample
 from evaluation import evaluate
 from inference import MNISTPredictor, Prediction
-from jobs import work_ahead
+from jobs import large_work, work_ahead
 from model import normalize
 
 FUZZED_FILES = int(os.environ.get("FUZZED_FILES", "100"))
@@ -526,6 +526,21 @@ def test_only_a_few_images_are_read_ahead_and_errors_come_in_their_turn(forked):
     assert next(numbers) < 20
     work.close()
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
+def test_forked_workers_leave_large_work_to_the_first_and_their_death_shows():
+    def work(number: int) -> int:
+        if number == 2:
+            os._exit(1)
+        with large_work() if number else contextlib.nullcontext():
+            return os.getpid()
+
+    done = work_ahead(work, range(9), jobs=2, forked=True)
+    (_, forked, _), (_, first, _) = next(done), next(done)
+    assert (forked == os.getpid(), first == os.getpid()) == (False, True)
+    with pytest.raises(ChildProcessError, match="try --jobs 1"):
+        next(done)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT")
