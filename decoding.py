@@ -4,6 +4,7 @@ What no camera makes is refused, so that no image takes more than 1 GB.
 """
 
 import contextlib
+import ctypes
 import io
 import math
 import os
@@ -244,3 +245,11 @@ def most_contrast(image: Image.Image) -> Image.Image:
     best = int(spreads.argmax())
     coloured = best and spreads[best] > 2 * spreads[0]
     return image.getchannel(best - 1) if coloured else image.convert("L")
+
+
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to stderr itself: of a damaged TIFF, Pillow's error says enough."""
+    with contextlib.suppress(AttributeError, OSError):  # Pillow may have it built in, out of reach
+        pillow = ctypes.CDLL(Image.core.__file__)
+        pillow.TIFFSetErrorHandler(None)
+        pillow.TIFFSetWarningHandler(None)

@@ -136,6 +136,5 @@ def connection() -> Iterator[None]:
         raise
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:200]
-        raise ConnectionError(
-            f"the processes lost each other; --resume goes on ({reason})"
-        ) from None
+        message = f"the processes lost each other; --resume goes on ({reason})"
+        raise ConnectionError(message) from None

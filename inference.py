@@ -12,8 +12,6 @@ Any image will do: preprocessing.py makes it look like one of MNIST's.
 """
 
 import argparse
-import contextlib
-import ctypes
 import glob
 import io
 import itertools
@@ -35,7 +33,7 @@ from checkpoint import (
     prepare_streams,
     write_atomically,
 )
-from decoding import ImageLike, naming, to_grayscale
+from decoding import ImageLike, naming, silence_libtiff, to_grayscale
 from jobs import survive_forks, work_ahead
 from kaggle import write_submission
 from model import IMAGE_SIZE
@@ -256,14 +254,6 @@ def annotate(image: Image.Image, lines: list[list[FoundDigit]]) -> Image.Image:
     return upright
 
 
-def silence_libtiff() -> None:
-    """Keep libtiff from writing to stderr itself: of a damaged TIFF, Pillow's error says enough."""
-    with contextlib.suppress(AttributeError, OSError):  # Pillow may have it built in, out of reach
-        pillow = ctypes.CDLL(Image.core.__file__)
-        pillow.TIFFSetErrorHandler(None)
-        pillow.TIFFSetWarningHandler(None)
-
-
 def save_png(path: str, image: Image.Image) -> None:
     """Write an image as a PNG, whole or not at all."""
     buffer = io.BytesIO()
@@ -294,32 +284,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     from_images = bool(arguments.images or arguments.files_from)
     for_images = ("jobs", "json", "guess", "number", "annotated", "save_preprocessed")
     given = [name for name in for_images if getattr(arguments, name) not in (None, False)]
-    for wrong, message in (
-        ("" in vars(arguments).values(), "the name of a file must not be empty"),
-        (
-            bool(arguments.kaggle) != bool(arguments.submission),
-            "--kaggle test.csv and --submission submission.csv go together",
-        ),
-        (
-            from_images + bool(arguments.kaggle) + bool(arguments.export) != 1,
-            "give images, or --kaggle test.csv --submission submission.csv, or --export",
-        ),
-        (
-            given and not from_images,
-            f"--{''.join(given[:1]).replace('_', '-')} is for images, not for --kaggle or --export",
-        ),
-        (
-            arguments.number and (arguments.save_preprocessed or arguments.guess),
-            "--save-preprocessed and --guess are for one digit, not for --number",
-        ),
-        (arguments.annotated and not arguments.number, "--annotated goes with --number"),
-        (
-            arguments.jobs is not None and arguments.jobs < 1,
-            f"--jobs must be at least 1, not {arguments.jobs}",
-        ),
-    ):
-        if wrong:
-            parser.error(message)
+    if "" in vars(arguments).values():
+        parser.error("the name of a file must not be empty")
+    if bool(arguments.kaggle) != bool(arguments.submission):
+        parser.error("--kaggle test.csv and --submission submission.csv go together")
+    if from_images + bool(arguments.kaggle) + bool(arguments.export) != 1:
+        parser.error("give images, or --kaggle test.csv --submission submission.csv, or --export")
+    if given and not from_images:
+        parser.error(f"--{given[0].replace('_', '-')} is for images, not for --kaggle or --export")
+    if arguments.number and (arguments.save_preprocessed or arguments.guess):
+        parser.error("--save-preprocessed and --guess are for one digit, not for --number")
+    if arguments.annotated and not arguments.number:
+        parser.error("--annotated goes with --number")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
     arguments.paths = find_images(arguments.images)
     if arguments.files_from:
         arguments.paths = itertools.chain(arguments.paths, read_list(arguments.files_from))

@@ -1,7 +1,6 @@
 """Several images at once, in order: by processes where they can be forked, or by threads.
 
-Much of what reads a photo is Python, which the threads of a process can't share: on two cores,
-two threads are 1.4 times as fast as one, and two processes 1.6 times.
+Much of what reads a photo is Python, which the threads of a process can't share.
 """
 
 import contextlib

@@ -392,13 +392,14 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box,
             readings.update(zip(parts, answers, strict=True))
 
     parts = page.find_parts()
-    strengths = {part: page.strength(part) for part in parts}
     if not parts:
         return []
+    strengths = {part: page.strength(part) for part in parts}
     for start in range(0, len(parts), AT_ONCE):  # from the largest on, until the rest is dust
         read(parts[start : start + AT_ONCE])
         height, _ = typical_digit(page, strengths, readings)
-        if max(parts[min(start + AT_ONCE, len(parts) - 1)].mask.shape) <= HEIGHTS[0] * height:
+        rest = parts[start + AT_ONCE :]
+        if rest and max(rest[0].mask.shape) <= HEIGHTS[0] * height:
             break
     lattices = find_lattices(page, strengths, readings)
     read(whole for lattice in lattices for whole in lattice.runs.values())

@@ -102,17 +102,17 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
 
 
 def find_sheet(gray: np.ndarray) -> np.ndarray | None:
-    """Return the mask of what lies inside a frame, bars, margins or a table; None if there is none.
+    """Cut what lies inside a frame, bars, margins or a table out of gray values, (H, W).
 
     What is around it has one tone. A sheet fills a rectangle, perhaps a little turned, as no
-    digit does, and something is on it. The mask is of lower resolution than gray, (H, W), and
-    leaves out the edge of the sheet.
+    digit does, and something is on it. Returns it without its edge, its own tone around it; None
+    if there is no sheet.
     """
     corners = gray[[0, 0, -1, -1], [0, -1, 0, -1]]
-    step = max(1, max(gray.shape) // SHEET_SIZE)
-    gray = gray[::step, ::step]
     if np.ptp(corners) > 0.2:
         return None
+    step = max(1, max(gray.shape) // SHEET_SIZE)
+    whole, gray = gray, gray[::step, ::step]
     far = np.abs(gray - np.median(corners))
     mask = largest_piece(far > otsu(far))
     if mask.mean() < 0.05:
@@ -134,12 +134,11 @@ def find_sheet(gray: np.ndarray) -> np.ndarray | None:
     far = np.where(sheet, np.abs(gray - np.median(gray[sheet])), 0)
     on_it = largest_piece(far > max(otsu(far), LEAST_CONTRAST))
     extents = [np.ptp(places) for places in np.nonzero(on_it) if places.size]
-    return sheet if max(extents, default=0) > 0.15 * extent else None
+    return cut_out(whole, sheet, step) if max(extents, default=0) > 0.15 * extent else None
 
 
-def cut_out(gray: np.ndarray, sheet: np.ndarray) -> np.ndarray:
-    """Cut a sheet, whose mask may be smaller, out of gray values, (H, W); its tone is around it."""
-    zoom = max(1, max(gray.shape) // SHEET_SIZE)
+def cut_out(gray: np.ndarray, sheet: np.ndarray, zoom: int) -> np.ndarray:
+    """Cut a sheet, whose mask is `zoom` times smaller, out of gray values, (H, W)."""
     box = bounding_box(sheet)
     cut = gray[tuple(slice(zoom * side.start, zoom * side.stop) for side in box)]
     inside = resize(sheet[box], *cut.shape) > 0.5
@@ -357,7 +356,7 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
     for _ in range(2):  # a frame may be around a frame
         if (sheet := find_sheet(gray)) is None:
             break
-        gray = cut_out(gray, sheet)
+        gray = sheet
     if max(gray.shape) <= SMALL and (ink := clean_ink(gray)) is not None:
         return draw_as_mnist(unstretch(ink[bounding_box(ink > WEAK)], ink.shape), small=True)
     for _ in range(3):

@@ -82,7 +82,7 @@ def shortened(notebook):
     return notebook
 
 
-def check_outputs(notebook, epochs=4):
+def check_outputs(notebook, epochs=12, accuracy=0.95):
     """No error, no warning, every figure; and the network has learned."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -93,7 +93,7 @@ def check_outputs(notebook, epochs=4):
         assert any("image/png" in output.get("data", {}) for output in outputs(notebook, cell_id))
     last_epoch = text(notebook, "train").splitlines()[-1].split()
     assert last_epoch[0] == f"{epochs}/{epochs}"
-    assert float(last_epoch[4].rstrip("%")) > 90, last_epoch
+    assert float(last_epoch[4].rstrip("%")) / 100 > accuracy, last_epoch
     assert "421,642 parameters" in text(notebook, "shapes")
 
 
@@ -135,7 +135,7 @@ def test_the_committed_notebook_reads_well_where_nothing_runs():
     assert str(PROJECT_DIR) not in content
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
-    check_outputs(notebook, epochs=12)
+    check_outputs(notebook)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -147,7 +147,7 @@ def test_the_committed_notebook_reads_well_where_nothing_runs():
 
 def test_in_a_clone_it_runs_from_top_to_bottom(notebook, tmp_path):
     copy_project(tmp_path)
-    execute(shortened(notebook), tmp_path, **OFFLINE)
+    execute(notebook, tmp_path, **OFFLINE)
     check_outputs(notebook)
     assert text(notebook, "data").startswith("bundled sample of MNIST: 4,000 digits")
     assert text(notebook, "files") == f"{', '.join(PACKED_MODULES)}: here already\n"
@@ -171,7 +171,7 @@ def test_alone_as_on_colab_it_brings_its_modules_and_trains(notebook, alone, mni
     (tmp_path / "site" / "sitecustomize.py").write_text("import google.colab.output\n")
     shutil.copytree(mnist_dir, alone / "data")
     execute(shortened(notebook), alone, PYTHONPATH=str(tmp_path / "site"), **OFFLINE)
-    check_outputs(notebook)
+    check_outputs(notebook, epochs=4, accuracy=0.9)
     assert "not there" in text(notebook, "data")  # the bundled sample
     assert "part of MNIST: 4,000 digits" in text(notebook, "data")
     assert "trained above" in text(notebook, "yours")
@@ -210,7 +210,7 @@ def test_alone_as_on_kaggle_without_internet_and_widgets(notebook, alone, tmp_pa
     site = str(tmp_path / "site")
     kaggle = {"PYTHONPATH": site, "KAGGLE_KERNEL_RUN_TYPE": "Interactive"}
     execute(shortened(notebook), alone, **kaggle, **OFFLINE)
-    check_outputs(notebook)
+    check_outputs(notebook, epochs=4, accuracy=0.9)
     assert "part of Kaggle's train.csv: 4,000 digits" in text(notebook, "data")
     assert "pip install anywidget" in text(notebook, "canvas")
     assert "set my_image" in text(notebook, "upload")
