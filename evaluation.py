@@ -6,8 +6,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import Digits
 from model import normalize
+from training.data import Digits
 
 EVALUATION_BATCH = 250  # images; small enough for the processor's cache
 DIGITS_KEPT = 0.995  # of those whose confidence decides what is refused

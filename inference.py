@@ -26,19 +26,14 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from checkpoint import (
-    MAX_FILE_SIZE,
-    load_checkpoint,
-    naming_file,
-    prepare_streams,
-    write_atomically,
-)
-from decoding import ImageLike, naming, silence_libtiff, to_grayscale
-from jobs import survive_forks, work_ahead
-from kaggle import write_submission
+from apps.kaggle import write_submission
 from model import IMAGE_SIZE
-from page import read_page
-from preprocessing import preprocess, preprocess_batch, to_image
+from reading.checkpoint import MAX_FILE_SIZE, load_checkpoint
+from reading.files import naming_file, prepare_streams, write_atomically
+from reading.image_io import ImageLike, naming, silence_libtiff, to_grayscale
+from reading.jobs import survive_forks, work_ahead
+from reading.preprocessing import preprocess, preprocess_batch, to_image
+from reading.segmentation import read_page
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 LEAST_SHARE = 0.5  # of what may be digits: where no more are sure, the picture holds none
@@ -317,7 +312,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"{printable(arguments.submission)}: {count:,} digits, ready to submit")
         return 0
     if arguments.export:
-        from export import write_onnx  # here, because reading digits needs nothing of it
+        from apps.export import write_onnx  # here, because reading digits needs nothing of it
 
         write_onnx(
             arguments.export, predictor.model, predictor.temperature, predictor.predict_batch

@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from layers import Conv2d, Dropout, to_dense
+from reading.devices import Conv2d, Dropout, to_dense
 
 IMAGE_SIZE = 28  # pixels, both ways
 NUM_CLASSES = 10

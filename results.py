@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch.nn as nn
 
-from checkpoint import save_checkpoint, write_atomically
-from data import Digits
 from evaluation import evaluate
-from plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
+from reading.checkpoint import save_checkpoint
+from reading.files import write_atomically
+from training.data import Digits
+from training.plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
 
 
 def print_epoch(row: dict, epochs: int) -> None:

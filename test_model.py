@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import save_checkpoint
-from data import PROJECT_DIR, load_sample
 from inference import MNISTPredictor
-from plots import plot_digits, save_figure
+from reading.checkpoint import save_checkpoint
 from results import describe
 from train import Settings, train
+from training.data import PROJECT_DIR, load_sample
+from training.plots import plot_digits, save_figure
 
 EPOCHS = 12
 LEAST_ACCURACY = 0.96

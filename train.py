@@ -24,21 +24,20 @@ import torch.nn.functional as F
 from filelock import FileLock
 from tqdm import tqdm
 
-from checkpoint import (
+from evaluation import EVALUATION_BATCH, evaluate, least_confidence
+from model import NUM_CLASSES, MNISTClassifier
+from reading.checkpoint import (
     CheckpointError,
-    claim_folder,
     load_checkpoint,
     load_with_checksum,
-    prepare_streams,
     save_with_checksum,
 )
-from data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
-from distributed import from_first, joined, launcher, rank, sum_up, world_size
-from evaluation import EVALUATION_BATCH, evaluate, least_confidence
-from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
-from layers import computes_in_bfloat16, keep_freed_memory
-from model import NUM_CLASSES, MNISTClassifier
+from reading.devices import computes_in_bfloat16, keep_freed_memory
+from reading.files import claim_folder, prepare_streams
 from results import print_epoch, print_results, save_results
+from training.data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
+from training.distributed import from_first, joined, launcher, rank, sum_up, world_size
+from training.synthetic import NO_DIGIT, draw_handwriting, draw_non_digits
 
 # ---- Settings ----------------------------------------------------------------------------
 

@@ -28,9 +28,9 @@ import torch
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT_DIR))
 
-from data import Digits, load_mnist  # noqa: E402
 from evaluation import evaluate  # noqa: E402
 from train import Trainer, parse_arguments  # noqa: E402
+from training.data import Digits, load_mnist  # noqa: E402
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 HELD_OUT = 10_000  # of the training digits

@@ -36,11 +36,11 @@ sys.path[:0] = [str(PROJECT_DIR), str(PROJECT_DIR / "benchmarks")]
 
 from accuracy import hold_out  # noqa: E402
 
-from checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from data import Digits, load_mnist  # noqa: E402
 from evaluation import DIGITS_KEPT, compute_logits  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
+from reading.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from train import Settings, train  # noqa: E402
+from training.data import Digits, load_mnist  # noqa: E402
 
 BINS = 15
 CANVAS = 200  # pixels, both ways

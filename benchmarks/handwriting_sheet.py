@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT_DIR))
 
-from data import load_mnist  # noqa: E402
-from handwriting import KINDS, NON_DIGITS, draw_handwriting, draw_non_digits  # noqa: E402
 from model import IMAGE_SIZE  # noqa: E402
+from training.data import load_mnist  # noqa: E402
+from training.synthetic import KINDS, NON_DIGITS, draw_handwriting, draw_non_digits  # noqa: E402
 
 DRAWINGS = 12  # of each kind
 ZOOM = 2

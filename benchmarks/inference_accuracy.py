@@ -27,9 +27,9 @@ sys.path[:0] = [str(PROJECT_DIR), str(PROJECT_DIR / "benchmarks")]
 
 from photographs import KINDS, STRAIGHT, ImageLike, photograph, straight_strokes  # noqa: E402
 
-from data import Digits, load_mnist, load_sample  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
 from model import PIXEL_MEAN, PIXEL_STD, normalize  # noqa: E402
+from training.data import Digits, load_mnist, load_sample  # noqa: E402
 
 THUMBNAIL = 160  # pixels, of an example on the contact sheet
 

@@ -32,9 +32,9 @@ import photographs  # noqa: E402
 from train_speed import machine  # noqa: E402
 
 import inference  # noqa: E402
-from data import load_sample  # noqa: E402
-from export import to_onnx  # noqa: E402
+from apps.export import to_onnx  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
+from training.data import load_sample  # noqa: E402
 
 SINGLE_CALLS = 2000  # in all rounds
 PHOTO_CALLS = 200

@@ -40,10 +40,10 @@ from torchvision import datasets, transforms
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT_DIR))
 
-from data import Digits, load_mnist, shuffled_batches  # noqa: E402
-from layers import keep_freed_memory  # noqa: E402
 from model import PIXEL_MEAN, PIXEL_STD, MNISTClassifier  # noqa: E402
+from reading.devices import keep_freed_memory  # noqa: E402
 from train import Settings, Trainer  # noqa: E402
+from training.data import Digits, load_mnist, shuffled_batches  # noqa: E402
 
 # Multiply-adds for one image: forward, and twice that backward, but for the gradient of the
 # pixels, which nobody needs.

@@ -31,8 +31,8 @@ sys.path[:0] = [str(PROJECT_DIR), str(PROJECT_DIR / "benchmarks")]
 import photographs as paper  # noqa: E402
 from strangers import rows_of_table  # noqa: E402
 
-from data import load_mnist  # noqa: E402
 from inference import FoundDigit, MNISTPredictor, annotate  # noqa: E402
+from training.data import load_mnist  # noqa: E402
 
 
 class Picture(NamedTuple):

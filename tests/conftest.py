@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import save_checkpoint
-from data import load_sample
+from reading.checkpoint import save_checkpoint
 from results import describe
 from train import Settings, train
+from training.data import load_sample
 
 
 def unavailable(reason: str) -> None:

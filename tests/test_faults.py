@@ -14,9 +14,9 @@ from PIL import Image
 
 import inference
 import train
-from checkpoint import write_atomically
-from data import MNIST_SHA256, PROJECT_DIR, load_mnist, load_sample
 from inference import MNISTPredictor
+from reading.files import write_atomically
+from training.data import MNIST_SHA256, PROJECT_DIR, load_mnist, load_sample
 
 OUTPUTS = ["training_state.pt", "history.json", "history.png", "confusion_matrix.png"]
 OUTPUTS += ["mistakes.png", "mnist_cnn.pt"]

@@ -19,11 +19,11 @@ from PIL import Image, ImageOps
 
 import inference
 from benchmarks.photographs import KINDS, photographs
-from data import PROJECT_DIR, load_mnist, load_sample
 from evaluation import evaluate
 from inference import MNISTPredictor, Prediction
-from jobs import large_work, work_ahead
 from model import normalize
+from reading.jobs import large_work, work_ahead
+from training.data import PROJECT_DIR, load_mnist, load_sample
 
 FUZZED_FILES = int(os.environ.get("FUZZED_FILES", "100"))
 

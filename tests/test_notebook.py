@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import unavailable
 
-from data import load_sample
 from inference import MNISTPredictor
+from training.data import load_sample
 
 try:
     import anywidget  # noqa: F401

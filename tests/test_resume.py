@@ -16,9 +16,14 @@ import pytest
 from conftest import FEW_DRAWINGS, slow
 
 import train
-from checkpoint import CheckpointError, load_checkpoint, load_with_checksum, save_with_checksum
-from data import PROJECT_DIR
+from reading.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_with_checksum,
+    save_with_checksum,
+)
 from train import STATE_FORMAT
+from training.data import PROJECT_DIR
 
 KILLS = int(os.environ.get("KILLS", "4"))
 # Small epochs: much of the time goes into writing the state.

@@ -15,17 +15,17 @@ import torch.nn.functional as F
 import torchvision
 from PIL import Image
 
-import data
 import results
 import train
-from checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
-from data import LAST_STRENGTH, PROJECT_DIR, Digits, load_mnist, load_sample
 from evaluation import evaluate
-from handwriting import NO_DIGIT, draw_handwriting, draw_non_digits
 from inference import MNISTPredictor
 from model import MNISTClassifier, normalize
+from reading.checkpoint import load_checkpoint, load_with_checksum, save_checkpoint
 from results import describe
 from train import Settings, Trainer
+from training import data
+from training.data import LAST_STRENGTH, PROJECT_DIR, Digits, load_mnist, load_sample
+from training.synthetic import NO_DIGIT, draw_handwriting, draw_non_digits
 
 OUTPUTS = ["confusion_matrix.png", "history.json", "history.png", "mistakes.png", "mnist_cnn.pt"]
 OUTPUTS += ["training_state.pt"]

@@ -15,16 +15,16 @@ import torch
 import torch.nn as nn
 
 import train
-from checkpoint import (
+from model import MNISTClassifier
+from reading.checkpoint import (
     CHECKSUM_SIZE,
     FORMAT_VERSION,
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
-from data import PROJECT_DIR
-from model import MNISTClassifier
+from reading.files import write_atomically
+from training.data import PROJECT_DIR
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torchvision
 
-import data
-from data import PROJECT_DIR, augment, load_mnist, load_sample
+from training import data
+from training.data import PROJECT_DIR, augment, load_mnist, load_sample
 
 SAMPLE_DIGESTS = [  # images and labels to train on, images and labels to test on
     "52454974f5606fb1",

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from data import Digits, load_sample
 from evaluation import evaluate
-from handwriting import ALPHABET, KINDS, NON_DIGITS, PENS, draw_handwriting, draw_non_digits
 from inference import MNISTPredictor
-from ink import resize
-from preprocessing import BOX_SIZE, FINE, is_mnist_like, stroke_widths
+from reading.ink import resize
+from reading.preprocessing import BOX_SIZE, FINE, is_mnist_like, stroke_widths
+from training.data import Digits, load_sample
+from training.synthetic import ALPHABET, KINDS, NON_DIGITS, PENS, draw_handwriting, draw_non_digits
 
 EACH = 40  # drawings of each kind
 

@@ -20,9 +20,9 @@ import time
 import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from decoding import to_grayscale
 from inference import MNISTPredictor
-from preprocessing import to_image
+from reading.image_io import to_grayscale
+from reading.preprocessing import to_image
 
 try:
     import anywidget

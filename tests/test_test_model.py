@@ -6,8 +6,8 @@ import sys
 from PIL import Image
 
 import test_model as quick_check
-from checkpoint import load_checkpoint
-from data import PROJECT_DIR
+from reading.checkpoint import load_checkpoint
+from training.data import PROJECT_DIR
 
 
 def test_the_quick_check_trains_saves_reads_draws_and_passes(tmp_path):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-import preprocessing
 from benchmarks.photographs import KINDS, photographs, straight_strokes
-from data import load_sample
 from inference import MNISTPredictor
-from preprocessing import preprocess, to_image
+from reading import preprocessing
+from reading.preprocessing import preprocess, to_image
+from training.data import load_sample
 
 CLEAR = [30, 11, 2, 23, 14, 5, 26, 7, 18, 9]  # of the sample, one of each class
 PLACES = list(KINDS)[list(KINDS).index("ring around the digit") :]

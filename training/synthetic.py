@@ -16,7 +16,7 @@ import scipy
 import torch
 
 from model import IMAGE_SIZE
-from preprocessing import BOX_SIZE, draw_as_mnist
+from reading.preprocessing import BOX_SIZE, draw_as_mnist
 
 # A stroke is float (P, 2): points, x to the right and y down. Most digits are 1 high, from y = 0.
 Strokes = list[np.ndarray]

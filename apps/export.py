@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from checkpoint import write_atomically
-from data import load_sample
 from model import IMAGE_SIZE, MNISTClassifier, normalize
+from reading.files import write_atomically
+from training.data import load_sample
 
 MOST_APART = 1e-4  # of probabilities: what another order of the same additions may come to
 

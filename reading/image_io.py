@@ -18,8 +18,8 @@ import scipy
 import torch
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from checkpoint import open_regular
-from jobs import large_work
+from reading.files import open_regular
+from reading.jobs import large_work
 
 MAX_PIXELS = 100_000_000  # of an image as Pillow holds it, in up to 4 bytes each
 MAX_SIDE = 65_535  # pixels; no camera or scanner makes more, and JPEG can't

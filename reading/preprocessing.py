@@ -9,8 +9,9 @@ import scipy
 import torch
 from PIL import Image
 
-from decoding import WORK_SIZE, ImageLike, naming, tensor_to_array, to_grayscale
-from ink import (
+from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
+from reading.image_io import WORK_SIZE, ImageLike, naming, tensor_to_array, to_grayscale
+from reading.ink import (
     LEAST_CONTRAST,
     SMALL,
     WEAK,
@@ -27,7 +28,6 @@ from ink import (
     resize,
     resize_to,
 )
-from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
 
 BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST
 STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within

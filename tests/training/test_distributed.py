@@ -16,9 +16,9 @@ import pytest
 import torch
 from conftest import FEW_DRAWINGS, slow
 
-from checkpoint import load_checkpoint
-from data import PROJECT_DIR, load_mnist, load_sample
 from evaluation import evaluate
+from reading.checkpoint import load_checkpoint
+from training.data import PROJECT_DIR, load_mnist, load_sample
 
 pytestmark = slow
 SETTINGS = ["--sample", "--epochs", "4", *FEW_DRAWINGS]

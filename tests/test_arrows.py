@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from data import PROJECT_DIR
+from training.data import PROJECT_DIR
 
 # A module imports only what stands before it. Those that read digits load nothing that trains.
 ORDER = ["layers", "distributed", "jobs", "model", "checkpoint", "data", "decoding", "ink"]

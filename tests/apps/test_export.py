@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import inference
-from data import load_mnist
-from export import write_onnx
+from apps.export import write_onnx
 from inference import MNISTPredictor
+from training.data import load_mnist
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

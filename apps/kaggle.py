@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from checkpoint import open_regular, write_atomically
 from model import IMAGE_SIZE, NUM_CLASSES
+from reading.files import open_regular, write_atomically
 
 MAX_TABLE_SIZE = 500_000_000  # bytes; Kaggle's train.csv has 77 million
 

@@ -16,7 +16,8 @@ import numpy as np
 import scipy
 import torch
 
-from ink import (
+from model import normalize
+from reading.ink import (
     LEAST_CONTRAST,
     SMALL,
     WEAK,
@@ -27,8 +28,7 @@ from ink import (
     resize_to,
     sharpen,
 )
-from model import normalize
-from preprocessing import BOX_SIZE, draw_pieces
+from reading.preprocessing import BOX_SIZE, draw_pieces
 
 PAGE_SIZES = (256, 1024)  # pixels of the longer side of a picture in which ink is looked for
 WIDEST = 0.12  # of a stroke, as a share of that side

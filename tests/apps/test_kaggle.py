@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import inference
-from data import load_mnist, load_sample
+from apps.kaggle import read_kaggle
 from evaluation import evaluate
-from kaggle import read_kaggle
+from training.data import load_mnist, load_sample
 
 HEADER = ",".join(f"pixel{i}" for i in range(784))
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from model import IMAGE_SIZE, normalize
 
-PROJECT_DIR = Path(__file__).resolve().parent
+PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks.whole_numbers import made_pictures
-from data import PROJECT_DIR, load_sample
 from inference import FoundDigit, MNISTPredictor, main
-from page import Lattice, Part
+from reading.segmentation import Lattice, Part
+from training.data import PROJECT_DIR, load_sample
 
 
 @pytest.fixture(scope="module")

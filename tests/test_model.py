@@ -5,9 +5,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import load_mnist
-from layers import Conv2d, Dropout, to_dense
 from model import MNISTClassifier, normalize
+from reading.devices import Conv2d, Dropout, to_dense
+from training.data import load_mnist
 
 
 def test_the_architecture_is_exact():

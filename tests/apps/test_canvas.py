@@ -16,8 +16,8 @@ import pytest
 from conftest import unavailable
 from PIL import Image
 
-import canvas
-from data import PROJECT_DIR
+from apps import canvas
+from training.data import PROJECT_DIR
 
 try:
     from browser import CHROMIUM, FLAGS, STROKES, answer, draw, sync_playwright
@@ -180,7 +180,7 @@ def test_without_anywidget_the_notebook_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     monkeypatch.delitem(sys.modules, "canvas")
     with pytest.raises(ImportError, match="needs anywidget: pip install anywidget"):
-        from canvas import DigitCanvas  # noqa: F401
+        from apps.canvas import DigitCanvas  # noqa: F401
 
 
 @pytest.fixture(scope="module")

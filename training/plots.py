@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from checkpoint import write_atomically
-from data import Digits
 from model import NUM_CLASSES
+from reading.files import write_atomically
+from training.data import Digits
 
 
 def plot_history(epochs: list[dict]) -> Figure:

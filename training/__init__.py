@@ -1,0 +1,1 @@
+"""What train.py stands on: the digits, drawings of more of them, plots, several processes."""
