@@ -14,8 +14,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from reading.devices import Conv2d, Dropout, to_dense
-
 IMAGE_SIZE = 28  # pixels, both ways
 NUM_CLASSES = 10
 PIXEL_MEAN = 0.1307  # of the 60,000 training images, with pixel values scaled to 0..1
@@ -27,21 +25,18 @@ class MNISTClassifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = Conv2d(1, 32, kernel_size=3, padding=1)
-        self.conv2 = Conv2d(32, 64, kernel_size=3, padding=1)
-        self.dropout1 = Dropout(0.25)
+        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
+        self.dropout1 = nn.Dropout(0.25)
         self.fc1 = nn.Linear(64 * 7 * 7, 128)
-        self.dropout2 = Dropout(0.5)
+        self.dropout2 = nn.Dropout(0.5)
         self.fc2 = nn.Linear(128, NUM_CLASSES)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalized images, float (N, 1, 28, 28), to logits, float (N, 10)."""
-        # ReLU and max pooling commute, since ReLU never changes which value is the largest.
-        # Pooling first gives the same function with a quarter of the ReLU work. The stride is
-        # written out, since in the blocked layout the gradient fails without it (torch 2.14).
-        x = F.relu(F.max_pool2d(self.conv1(images), 2, 2))  # (N, 32, 14, 14)
-        x = F.relu(F.max_pool2d(self.conv2(x), 2, 2))  # (N, 64, 7, 7)
-        x = self.dropout1(to_dense(x).flatten(1))  # (N, 3136)
+        x = F.max_pool2d(F.relu(self.conv1(images)), 2)  # (N, 32, 14, 14)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)  # (N, 64, 7, 7)
+        x = self.dropout1(x.flatten(1))  # (N, 3136)
         x = F.relu(self.fc1(x))  # (N, 128)
         return self.fc2(self.dropout2(x))  # (N, 10)
 

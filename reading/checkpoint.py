@@ -1,14 +1,13 @@
-"""Files that are written whole or not at all, with a checksum; and the checkpoint of the network.
+"""Checkpoints: the weights of the network, and what is known about them, in one file.
 
-The checksum finds accidents: a cut download, a flipped bit. Against a file that was made to do
-harm there is another rule: tensors and plain values are read, and nothing is executed.
+A file is what torch.save makes of tensors and plain values. It is read with weights_only=True:
+nothing in it is executed. The archive's own checksums (CRC-32) find accidents, such as a cut
+download or a flipped bit; torch.load checks none of them.
 """
 
-import hashlib
 import io
 import json
 import os
-import struct
 import warnings
 import zipfile
 
@@ -20,33 +19,41 @@ from reading.files import open_regular, write_atomically
 
 CHECKPOINT_FORMAT = "mnist-classifier"
 FORMAT_VERSION = 2
-CHECKSUM_SIZE = 64  # bytes of a SHA-256 in hexadecimal
 MAX_FILE_SIZE = 100_000_000  # bytes; ours have under 10 million
 
 
 class CheckpointError(ValueError):
-    """The file is not one that this project wrote, or not for this network."""
+    """The file is damaged, no checkpoint, or not one of this network."""
 
 
-def save_checkpoint(path: str | os.PathLike, model: nn.Module, metadata: dict) -> None:
-    """Write the weights, and what is known about them, to one file in an existing folder.
+def save_checkpoint(path: str | os.PathLike, model: nn.Module, history: dict) -> None:
+    """Write the weights, and the history of how they came about, to one file.
 
-    The same weights and metadata give the same bytes, whatever the file is called. Metadata are
-    plain values (str, int, float, bool, None, list, dict): the file loads without executing
-    anything. Raises OSError if it can't be written; what was there before is then still there.
+    Of the history's "rows", one for each epoch, the last result is kept and nothing that differs
+    between equal runs: the same weights and history give the same bytes, whatever the file is
+    called. The rest are plain values (str, int, float, bool, None, list, dict). Raises OSError if
+    the file can't be written; what was there before is then still there.
     """
     weights = {
         name: tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
+    metadata = {name: value for name, value in history.items() if name != "rows"}
+    if rows := history.get("rows"):
+        result = ("train_loss", "test_loss", "test_accuracy", "misses")
+        metadata["result"] = {name: rows[-1][name] for name in result}
+        metadata["epochs_finished"] = len(rows)
     metadata = json.loads(json.dumps(metadata))  # a string held twice would be written once
-    save_with_checksum(path, CHECKPOINT_FORMAT, {"metadata": metadata, "weights": weights})
+    save_content(path, CHECKPOINT_FORMAT, {"metadata": metadata, "weights": weights})
 
 
 def load_checkpoint(
     path: str | os.PathLike, device: str | torch.device = "cpu"
 ) -> tuple[MNISTClassifier, dict]:
-    """Read what `save_checkpoint` wrote: the network, in evaluation mode, and the metadata.
+    """Read a checkpoint: the network, in evaluation mode, and the metadata.
+
+    A state dict of this network that was saved by itself, torch.save(model.state_dict(), path),
+    is one without metadata.
 
     Raises:
         FileNotFoundError: there is no such file (OSError: it can't be read).
@@ -55,63 +62,79 @@ def load_checkpoint(
     """
     remedy = "python train.py makes a new one"
     try:
-        content = load_with_checksum(path, CHECKPOINT_FORMAT)
+        content = read_content(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such checkpoint; python train.py makes one") from None
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {remedy}") from error.__cause__
+    if "format" in content:
+        check_format(path, content, CHECKPOINT_FORMAT)
+        weights, metadata = content.get("weights"), content.get("metadata")
+    else:
+        weights, metadata = content, {}
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
         model = MNISTClassifier()
     try:
-        model.load_state_dict(content["weights"])
-        metadata = dict(content["metadata"])
-    except Exception as error:  # other names, other shapes, no dict at all
-        raise CheckpointError(
-            f"{path}: its weights are not those of this network; {remedy}"
-        ) from error
+        model.load_state_dict(weights)
+    except Exception as error:  # other names or shapes, or no tensors at all
+        reason = str(error).splitlines()[-1].strip()[:200]
+        raise CheckpointError(f"{path}: not for this network ({reason}); {remedy}") from error
     if not all(tensor.isfinite().all() for tensor in model.parameters()):
         raise CheckpointError(f"{path}: some of its weights are not finite; {remedy}")
     try:
-        return model.to(device).eval(), metadata
+        return model.to(device).eval(), dict(metadata or {})
     except (RuntimeError, AssertionError):
         raise ValueError(f"there is no device {str(device)!r} here; use cpu") from None
 
 
-def save_with_checksum(path: str | os.PathLike, format: str, content: dict) -> None:
-    """Write tensors and plain values to a file that torch.load reads, with its SHA-256.
+def save_content(path: str | os.PathLike, format: str, content: dict) -> None:
+    """Write tensors and plain values to a file that torch.load reads.
 
-    torch.load checks none: a flipped bit would load as another weight. The checksum is the
-    comment of the zip archive that a PyTorch file is. Raises OSError if it can't be written.
+    Raises OSError if it can't be written.
     """
     buffer = io.BytesIO()
     torch.save({"format": format, "version": FORMAT_VERSION, **content}, buffer)
-    archive = buffer.getvalue()[:-2] + struct.pack("<H", CHECKSUM_SIZE)  # the comment's length
-    write_atomically(path, archive + hashlib.sha256(archive).hexdigest().encode())
+    write_atomically(path, buffer.getvalue())
 
 
-def load_with_checksum(path: str | os.PathLike, format: str) -> dict:
-    """Read the content of a file that `save_with_checksum` wrote.
+def load_content(path: str | os.PathLike, format: str) -> dict:
+    """Read what `save_content` wrote.
 
-    Raises CheckpointError, with its path, if it is damaged, carries code, or is of another
+    Raises CheckpointError, with the path, if the file is damaged, carries code, or is of another
     format or version; OSError if it can't be read.
     """
+    content = read_content(path)
+    check_format(path, content, format)
+    return content
+
+
+def read_content(path: str | os.PathLike) -> dict:
+    """Read a dict of tensors and plain values; CheckpointError where the file holds none."""
     with open_regular(path) as file:
         data = file.read(MAX_FILE_SIZE + 1)
-    archive, checksum = data[:-CHECKSUM_SIZE], data[-CHECKSUM_SIZE:]
-    if len(data) > MAX_FILE_SIZE or hashlib.sha256(archive).hexdigest().encode() != checksum:
-        raise CheckpointError(f"{path}: damaged, or not a file of this project")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as entries:
+        if len(data) > MAX_FILE_SIZE:
+            raise ValueError(f"over {MAX_FILE_SIZE:,} bytes")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             # What PyTorch writes is not compressed: more than there is would be a zip bomb.
-            if sum(entry.file_size for entry in entries.infolist()) > len(data):
-                raise zipfile.BadZipFile("its entries are larger than the file")
+            if sum(entry.file_size for entry in archive.infolist()) > len(data):
+                raise ValueError("its entries are larger than the file")
+            if damaged := archive.testzip():
+                raise ValueError(f"wrong CRC-32 of {damaged}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the one line below says it all
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        found = content["format"], content["version"]
+        if not isinstance(content, dict):
+            raise TypeError("it holds no dict")
+        return content
     except Exception as error:  # half a dozen types, depending on what the file is instead
-        raise CheckpointError(f"{path}: damaged, or not a file of this project") from error
+        reason = "damaged, or no PyTorch file of tensors and plain values"
+        raise CheckpointError(f"{path}: {reason}") from error
+
+
+def check_format(path: str | os.PathLike, content: dict, format: str) -> None:
+    """Raise CheckpointError if content is of another format or version."""
+    found = content.get("format"), content.get("version")
     if found != (format, FORMAT_VERSION):
         expected = f"{format!r}, version {FORMAT_VERSION}"
         raise CheckpointError(f"{path}: it holds {found[0]!r}, version {found[1]}, not {expected}")
-    return content

@@ -5,33 +5,9 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-
-if TYPE_CHECKING:  # inference.py locks nothing, and starts without it
-    from filelock import FileLock
-
-
-def claim_folder(lock: "FileLock", files: Iterable[str]) -> None:
-    """Make the folder of a lock and keep others out of it, and clear up after dead writers.
-
-    Raises OSError, with what to do, if it or a file in it can't be written, or another has it.
-    """
-    folder, remedy = Path(lock.lock_file).parent, "choose another --output-dir"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except TimeoutError:
-        reason = f"another train.py writes there; wait for it, or {remedy}"
-        raise BlockingIOError(f"{folder}: {reason}") from None
-    except OSError as error:
-        raise OSError(f"{folder}: can't write there ({error.strerror}); {remedy}") from error
-    for path in (folder / name for name in files):
-        if path.is_dir():
-            raise IsADirectoryError(f"{path}: a folder, where a file goes; move it, or {remedy}")
-    for unfinished in folder.glob(f".{'[0-9a-f]' * 16}.tmp"):
-        unfinished.unlink(missing_ok=True)
+from typing import BinaryIO
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import gzip
 import hashlib
 import math
+import numbers
 import os
 import socket
 import struct
@@ -45,10 +46,11 @@ SAMPLE_SHA256 = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Digits:
+class Digits(torch.utils.data.Dataset):
     """Images, uint8 (N, 28, 28), ink 255 on background 0, and labels, int64 (N,), 0..9.
 
-    The name says what data they are: every file that is made from them repeats it.
+    The name says what data they are: every file that is made from them repeats it. A DataLoader
+    takes them like any data set; train.py needs none.
     """
 
     images: torch.Tensor
@@ -58,8 +60,13 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, rows: slice | torch.Tensor) -> "Digits":
-        """Return some of them: those of a slice, of indices, or where a mask is true."""
+    def __getitem__(self, rows: int | slice | torch.Tensor) -> "tuple[torch.Tensor, int] | Digits":
+        """Return one, as an image, uint8 (28, 28), and its label; or some of them, as Digits.
+
+        Some are those of a slice, of indices, or where a mask is true.
+        """
+        if isinstance(rows, numbers.Integral):
+            return self.images[rows], int(self.labels[rows])
         return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def to(self, device: str | torch.device) -> "Digits":

@@ -3,11 +3,11 @@
     torchrun --nproc-per-node=2 train.py
 
 Every process runs the same lines. What only one can do (read the data, write a file) goes
-through `from_first`, and what all have a part of (gradients, losses) through `sum_up`.
+through `from_first`, and what all have a part of (gradients, losses) through `sum_up`. Messages
+are pickles, as torch.distributed sends them: join only processes that you trust.
 """
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def joined() -> Iterator[None]:
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     with connection():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", **meeting())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
         with contextlib.ExitStack() as silence:
             if rank() > 0:
@@ -50,20 +50,6 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def meeting() -> dict[str, Any]:
-    """Return where the processes of a group meet that torchrun may have restarted.
-
-    On one machine torchrun keeps its store over a restart, and in it the addresses of
-    processes that are dead: each start gets a part of the store of its own.
-    """
-    env = os.environ
-    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or env["GROUP_WORLD_SIZE"] != "1":
-        return {}
-    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
-    store = dist.PrefixStore(env["TORCHELASTIC_RESTART_COUNT"], store)
-    return {"store": store, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
-
-
 def rank() -> int:
     """Return which process this is, counted from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -74,45 +60,26 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def launcher() -> str:
-    """Return the command that starts as many processes as there are."""
-    if world_size() == 1:
-        return "python"
-    each = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
-    nodes = f"--nnodes={world_size() // each} " if each < world_size() else ""
-    return f"torchrun {nodes}--nproc-per-node={each}"
-
-
 def from_first(make: Callable[[], Any]) -> Any:
-    """Let the first process call `make`, and return to all what it returned.
+    """Let the first process call `make`, and return to all what it returned, tensors on the CPU.
 
-    That is tensors, which the others get on the CPU, and plain values. If `make` fails, the
-    first raises its error, and the others end.
+    If `make` fails, the first raises its error, and the others end.
     """
     if world_size() == 1:
         return make()
-    error, buffer = None, io.BytesIO()
+    message, failure = [None], None
     if rank() == 0:
         try:
-            made = make()
-            torch.save(made, buffer)
-        except Exception as caught:
-            error = caught
-    size = torch.tensor(-1 if error else buffer.tell())
+            message = [(make(),)]
+        except Exception as error:
+            failure = error
     with connection():
-        dist.broadcast(size, src=0)
-    if error:
-        raise error
-    if size < 0:
+        dist.broadcast_object_list(message, src=0, device=torch.device("cpu"))
+    if failure:
+        raise failure
+    if message[0] is None:
         sys.exit(1)  # the first one says why
-    content = torch.zeros(int(size), dtype=torch.uint8)
-    if rank() == 0:
-        content = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
-    with connection():
-        dist.broadcast(content, src=0)
-    if rank() == 0:
-        return made
-    return torch.load(io.BytesIO(content.numpy()), map_location="cpu", weights_only=True)
+    return message[0][0]
 
 
 def sum_up(tensors: list[torch.Tensor]) -> None:

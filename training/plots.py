@@ -13,8 +13,9 @@ from reading.files import write_atomically
 from training.data import Digits
 
 
-def plot_history(epochs: list[dict]) -> Figure:
+def plot_history(history: dict) -> Figure:
     """Draw loss and accuracy over the epochs of `train`'s history."""
+    epochs = history["rows"]
     x = [row["epoch"] for row in epochs]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -17,6 +17,7 @@ import torch
 
 from model import IMAGE_SIZE
 from reading.preprocessing import BOX_SIZE, draw_as_mnist
+from training.data import Digits
 
 # A stroke is float (P, 2): points, x to the right and y down. Most digits are 1 high, from y = 0.
 Strokes = list[np.ndarray]
@@ -709,3 +710,17 @@ def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
     for i in range(n):
         drawn[i] = make[NON_DIGITS[i % len(NON_DIGITS)]]()
     return torch.from_numpy(drawn)
+
+
+def add_drawings(digits: Digits, handwriting: float, non_digits: float, seed: int) -> Digits:
+    """Return digits, then drawings of ways of writing that MNIST lacks, then of non-digits.
+
+    How many is given as shares of the digits, which may be on any device; all are returned on the
+    CPU. Non-digits have the label `NO_DIGIT`.
+    """
+    digits, n = digits.to("cpu"), len(digits)
+    drawn, labels = draw_handwriting(round(handwriting * n), seed)
+    none = draw_non_digits(round(non_digits * n), seed, digits.images)
+    images = torch.cat([digits.images, drawn, none])
+    labels = torch.cat([digits.labels, labels, torch.full([len(none)], NO_DIGIT)])
+    return Digits(images, labels, digits.name)
