@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from reading.checkpoint import save_checkpoint
-from results import describe
 from train import Settings, train
 from training.data import load_sample
 
@@ -49,7 +48,7 @@ def checkpoint(trained, tmp_path_factory) -> Path:
     """The same network, saved."""
     path = tmp_path_factory.mktemp("trained") / "mnist_cnn.pt"
     model, history = trained
-    save_checkpoint(path, model, describe(history, "pytest"))
+    save_checkpoint(path, model, {"command": "pytest"} | history)
     return path
 
 

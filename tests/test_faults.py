@@ -17,9 +17,7 @@ import train
 from inference import MNISTPredictor
 from reading.files import write_atomically
 from training.data import MNIST_SHA256, PROJECT_DIR, load_mnist, load_sample
-
-OUTPUTS = ["training_state.pt", "history.json", "history.png", "confusion_matrix.png"]
-OUTPUTS += ["mistakes.png", "mnist_cnn.pt"]
+from training.runs import OUTPUTS
 
 
 def contents(folder) -> dict:
@@ -58,7 +56,7 @@ def test_a_disk_that_is_full_when_an_output_is_written(
         with full:
             write_atomically(path, content)
 
-    for module in ("checkpoint", "plots", "results"):
+    for module in ("reading.checkpoint", "training.plots", "train"):
         monkeypatch.setattr(f"{module}.write_atomically", write_to_a_full_disk)
     arguments = ["--sample", "--dry-run", "--seed", "1", "--output-dir", str(folder)]
     assert train.main(arguments) == 1
@@ -74,9 +72,9 @@ def test_an_output_folder_that_vanishes_is_one_line(tmp_path, capsys, monkeypatc
     folder = tmp_path / "outputs"
     epoch = train.Trainer.train_epoch
 
-    def vanish(run):
+    def vanish(*arguments):
         shutil.rmtree(folder)
-        return epoch(run)
+        return epoch(*arguments)
 
     monkeypatch.setattr(train.Trainer, "train_epoch", vanish)
     assert train.main(["--sample", "--dry-run", "--output-dir", str(folder)]) == 1
@@ -184,9 +182,9 @@ def test_large_batches_go_in_slices_to_the_same_gradient(monkeypatch):
     settings = train.Settings(
         epochs=1, batch_size=4000, augment=False, precision="float32", handwriting=0, non_digits=0
     )
-    monkeypatch.setattr("layers.Dropout.forward", lambda self, x: x)  # draws by slice
+    monkeypatch.setattr("reading.devices.drop_bytes", lambda x, _: x)  # draws by slice
     whole, _ = train.train(digits, load_sample(train=False), settings)
-    monkeypatch.setattr(train, "LARGEST_SLICE", 700)
+    monkeypatch.setattr(train, "MAX_SLICE", 700)
     sliced, _ = train.train(digits, load_sample(train=False), settings)
     for expected, parameter in zip(whole.parameters(), sliced.parameters(), strict=True):
         torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-6)

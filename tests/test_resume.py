@@ -16,14 +16,9 @@ import pytest
 from conftest import FEW_DRAWINGS, slow
 
 import train
-from reading.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    load_with_checksum,
-    save_with_checksum,
-)
-from train import STATE_FORMAT
+from reading.checkpoint import CheckpointError, load_checkpoint, load_content, save_content
 from training.data import PROJECT_DIR
+from training.runs import STATE_FORMAT
 
 KILLS = int(os.environ.get("KILLS", "4"))
 # Small epochs: much of the time goes into writing the state.
@@ -46,7 +41,7 @@ def run(output_dir, *arguments) -> tuple[int, str, str]:
 def untimed(path) -> dict:
     """Return a history without what differs between equal runs."""
     history = json.loads(path.read_text())
-    for row in history["epochs"]:
+    for row in history["rows"]:
         for name in TIMINGS:
             del row[name]
     return history
@@ -100,7 +95,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path, uninter
             else:
                 writes += bool(list(folder.glob(".*.tmp")))
             if (folder / "training_state.pt").exists():  # whole at every moment
-                load_with_checksum(folder / "training_state.pt", STATE_FORMAT)
+                load_content(folder / "training_state.pt", STATE_FORMAT)
         check_equal(folder, uninterrupted)
     print(f"\n{kills} kills, {writes} of them inside a write, in {runs} runs: nothing lost")
     assert writes > 0
@@ -123,10 +118,10 @@ def test_ctrl_c_leaves_a_state_that_resumes(tmp_path, uninterrupted):
 
 
 def test_another_torch_is_warned_of_and_another_matplotlib_is_not(uninterrupted, tmp_path, capsys):
-    state = load_with_checksum(uninterrupted / "training_state.pt", STATE_FORMAT)
+    state = load_content(uninterrupted / "training_state.pt", STATE_FORMAT)
     for name, warnings in (("matplotlib", 0), ("torch", 1)):
         state["history"]["versions"][name] = "1.0"
-        save_with_checksum(tmp_path / "training_state.pt", STATE_FORMAT, state)
+        save_content(tmp_path / "training_state.pt", STATE_FORMAT, state)
         assert train.main(["--output-dir", str(tmp_path), *SETTINGS, "--resume"]) == 0
         err = capsys.readouterr().err
         assert err.count("the last bits of the weights may differ: torch 1.0") == warnings
@@ -209,10 +204,10 @@ def test_a_damaged_foreign_or_older_state_is_refused_in_one_line(tmp_path, unint
 
     assert "training_state.pt: damaged" in refused(whole[:-1000])
     assert "training_state.pt: damaged" in refused(b"")
-    save_with_checksum(path, STATE_FORMAT, {"version": 1})
+    save_content(path, STATE_FORMAT, {"version": 1})
     assert "version 1, not" in refused(path.read_bytes())
     assert "mnist-classifier" in refused((uninterrupted / "mnist_cnn.pt").read_bytes())
-    with pytest.raises(CheckpointError, match="it holds 'mnist-classifier state of a run'"):
+    with pytest.raises(CheckpointError, match="it holds 'mnist-classifier training state'"):
         load_checkpoint(uninterrupted / "training_state.pt")
     random_bytes = random.Random(0)
     for place in random_bytes.sample(range(len(whole)), 300):
@@ -220,11 +215,11 @@ def test_a_damaged_foreign_or_older_state_is_refused_in_one_line(tmp_path, unint
         altered[place] ^= 1 << random_bytes.randrange(8)
         path.write_bytes(altered)
         with pytest.raises(CheckpointError, match="damaged"):
-            load_with_checksum(path, STATE_FORMAT)
+            load_content(path, STATE_FORMAT)
     for size in range(0, len(whole), 4096):
         path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match="damaged"):
-            load_with_checksum(path, STATE_FORMAT)
+            load_content(path, STATE_FORMAT)
 
 
 def test_a_second_run_into_the_same_folder_says_so_and_stops(tmp_path):

@@ -1,10 +1,7 @@
-"""checkpoint.py: files written whole or not at all, and the checkpoint of the network."""
+"""checkpoint.py: the checkpoint of the network, and files that are damaged or another's."""
 
-import hashlib
 import io
-import os
 import pickle
-import struct
 import subprocess
 import sys
 import zipfile
@@ -14,16 +11,15 @@ import pytest
 import torch
 import torch.nn as nn
 
-import train
 from model import MNISTClassifier
 from reading.checkpoint import (
-    CHECKSUM_SIZE,
     FORMAT_VERSION,
     CheckpointError,
     load_checkpoint,
+    load_content,
     save_checkpoint,
+    save_content,
 )
-from reading.files import write_atomically
 from training.data import PROJECT_DIR
 
 
@@ -67,17 +63,11 @@ def saved(content) -> bytes:
     return buffer.getvalue()
 
 
-def checked(content) -> bytes:
-    """Return what save_with_checksum writes, for contents that it would never be given."""
-    archive = saved(content)[:-2] + struct.pack("<H", CHECKSUM_SIZE)
-    return archive + hashlib.sha256(archive).hexdigest().encode()
-
-
 OURS = {"format": "mnist-classifier", "version": FORMAT_VERSION, "metadata": {}}
 
 
 def with_weights(**changes) -> bytes:
-    return checked(OURS | {"weights": MNISTClassifier().state_dict() | changes})
+    return saved(OURS | {"weights": MNISTClassifier().state_dict() | changes})
 
 
 def zip_bomb() -> bytes:
@@ -88,26 +78,24 @@ def zip_bomb() -> bytes:
         for entry in old.infolist():
             data = bytes(200_000_000) if "/data/" in entry.filename else old.read(entry)
             new.writestr(entry.filename, data)
-    archive = bomb.getvalue()[:-2] + struct.pack("<H", CHECKSUM_SIZE)
-    return archive + hashlib.sha256(archive).hexdigest().encode()
+    return bomb.getvalue()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged, or not a file of this project"),
-        (b"hello", "damaged, or not a file of this project"),
-        (saved(nn.Linear(2, 2).state_dict()), "damaged, or not a file of this project"),
-        (checked([1, 2]), "damaged, or not a file of this project"),
-        (checked(OURS | {"version": 99}), "version 99, not"),
-        (checked(OURS | {"format": "another"}), "it holds 'another'"),
-        (
-            checked(OURS | {"weights": nn.Linear(784, 10).state_dict()}),
-            "are not those of this network",
-        ),
-        (with_weights(**{"fc2.weight": torch.zeros(11, 128)}), "are not those of this network"),
+        (b"", "damaged, or no PyTorch file"),
+        (b"hello", "damaged, or no PyTorch file"),
+        (saved([1, 2]), "damaged, or no PyTorch file"),
+        (saved(nn.Linear(2, 2)), "damaged, or no PyTorch file"),  # a whole module, pickled
+        (saved(OURS | {"version": 99}), "version 99, not"),
+        (saved(OURS | {"format": "another"}), "it holds 'another'"),
+        (saved(OURS), "not for this network"),
+        (saved(nn.Linear(784, 10).state_dict()), "not for this network"),
+        (with_weights(**{"fc2.weight": torch.zeros(11, 128)}), "fc2.weight"),
+        (with_weights(**{"fc3.weight": torch.zeros(1)}), "fc3.weight"),
+        (with_weights(**{"fc1.bias": "text"}), "not for this network"),
         (with_weights(**{"fc1.bias": torch.full((128,), torch.nan)}), "are not finite"),
-        (with_weights(**{"fc2.bias": torch.full((10,), torch.inf)}), "are not finite"),
     ],
 )
 def test_what_is_no_checkpoint_of_ours_is_refused_in_one_line(tmp_path, content, message):
@@ -122,32 +110,82 @@ def test_what_is_no_checkpoint_of_ours_is_refused_in_one_line(tmp_path, content,
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_plain_state_dict_is_a_checkpoint(tmp_path, dtype):
+    """torch.save(model.state_dict(), path), as every tutorial saves a network."""
+    model = MNISTClassifier().to(dtype)
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    loaded, metadata = load_checkpoint(tmp_path / "plain.pt")
+    assert metadata == {}
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, model.state_dict()[name].float())
+
+
+def test_an_older_checkpoint_loads():
+    """The weights that ship were written with a SHA-256 as the archive's comment."""
+    model, metadata = load_checkpoint(PROJECT_DIR / "weights" / "mnist_cnn.pt")
+    assert metadata["data"] == "MNIST"
+    assert not model.training
+
+
 def test_a_checkpoint_truncated_anywhere_is_refused(tmp_path):
     save_checkpoint(tmp_path / "a.pt", MNISTClassifier(), {})
     content = (tmp_path / "a.pt").read_bytes()
-    for size in [*range(0, len(content), 4096), len(content) - 1]:
+    for size in [*range(0, len(content), 65536), len(content) - 1]:
         (tmp_path / "a.pt").write_bytes(content[:size])
         with pytest.raises(CheckpointError, match="damaged"):
             load_checkpoint(tmp_path / "a.pt")
 
 
-def test_a_checkpoint_with_any_byte_altered_is_refused(tmp_path):
-    save_checkpoint(tmp_path / "a.pt", MNISTClassifier(), {"a": "b"})
+def test_a_file_altered_at_any_byte_is_refused_or_loads_the_same(tmp_path, capfd):
+    """Every byte of a small file, in two ways: what the checksums leave out changes nothing."""
+    path, content = tmp_path / "a.pt", {"numbers": torch.arange(20.0), "text": "abc", "n": [1, 2.5]}
+    save_content(path, "a format", content)
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        for bits in (1, 0xFF):
+            altered = bytearray(whole)
+            altered[place] ^= bits
+            path.write_bytes(altered)
+            try:
+                found = load_content(path, "a format")
+            except CheckpointError:
+                refused += 1
+                continue
+            assert torch.equal(found.pop("numbers"), content["numbers"])
+            assert found == {"format": "a format", "version": FORMAT_VERSION, "text": "abc"} | {
+                "n": [1, 2.5]
+            }
+    assert refused > len(whole)
+
+
+def test_a_large_checkpoint_altered_anywhere_is_refused_or_loads_the_same(tmp_path):
+    model = MNISTClassifier()
+    save_checkpoint(tmp_path / "a.pt", model, {"a": "b"})
     content = (tmp_path / "a.pt").read_bytes()
     random = np.random.default_rng(0)
-    for place in random.integers(0, len(content), 300):
+    refused = 0
+    for place in random.integers(0, len(content), 100):
         altered = bytearray(content)
         altered[place] ^= random.integers(1, 256)
         (tmp_path / "a.pt").write_bytes(altered)
-        with pytest.raises(CheckpointError, match="damaged"):
-            load_checkpoint(tmp_path / "a.pt")
+        try:
+            loaded, metadata = load_checkpoint(tmp_path / "a.pt")
+        except CheckpointError:
+            refused += 1
+            continue
+        assert metadata == {"a": "b"}
+        for name, tensor in loaded.state_dict().items():
+            assert torch.equal(tensor, model.state_dict()[name])
+    assert refused > 90
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     (tmp_path / "bomb.pt").write_bytes(zip_bomb())
     code = (
-        "import sys, checkpoint\n"
+        "import sys; from reading import checkpoint\n"
         "def highest():\n"
         "    [line] = [line for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
         "    return int(line.split()[1])\n"
@@ -160,7 +198,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     assert int(done.stdout) < 100, done.stderr  # MB
 
 
-@pytest.mark.parametrize("write", [pickle.dumps, saved, checked])
+@pytest.mark.parametrize("write", [pickle.dumps, saved])
 def test_code_in_a_checkpoint_never_runs(tmp_path, write):
     proof = tmp_path / "the code ran"
     (tmp_path / "bad.pt").write_bytes(write(OURS | {"metadata": RunsCode(proof)}))
@@ -180,46 +218,3 @@ def test_a_device_that_is_not_there_is_a_value_error(checkpoint):
     missing = "cuda:77"
     with pytest.raises(ValueError, match="cuda:77"):
         load_checkpoint(checkpoint, missing)
-
-
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, full_disk):
-    path = tmp_path / "a.pt"
-    path.write_bytes(b"old")
-    with full_disk(1000), pytest.raises(OSError, match=r"a\.pt"):
-        write_atomically(path, bytes(2000))
-    assert path.read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
-
-
-def test_a_link_stays_a_link_and_pipes_and_devices_stay_what_they_are(tmp_path):
-    (tmp_path / "inner").mkdir()
-    link, target, pipe = tmp_path / "link", tmp_path / "inner" / "target", tmp_path / "pipe"
-    link.symlink_to(target)
-    for content in (b"new", b"newer"):  # there is no target at first
-        write_atomically(link, content)
-        assert link.is_symlink()
-        assert target.read_bytes() == content
-    assert [path.name for path in target.parent.iterdir()] == ["target"]
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_atomically(pipe, b"through")
-    assert os.read(reader, 100) == b"through"
-    os.close(reader)
-    assert pipe.is_fifo()
-    (tmp_path / "null").symlink_to(os.devnull)  # the device itself is not put at risk
-    write_atomically(tmp_path / "null", b"nowhere")
-    assert (tmp_path / "null").is_char_device()
-    with pytest.raises(OSError, match="/dev/full"):
-        write_atomically("/dev/full", b"nowhere")
-
-
-def test_a_folder_where_an_output_goes_is_said_before_training(tmp_path, capsys):
-    for name in train.OUTPUTS:
-        (tmp_path / name).mkdir()
-        assert train.main(["--sample", "--output-dir", str(tmp_path)]) == 1
-        (tmp_path / name).rmdir()
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1
-        assert f"{tmp_path / name}: a folder, where a file goes" in err
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -16,8 +16,8 @@ import pytest
 import torch
 from conftest import FEW_DRAWINGS, slow
 
-from evaluation import evaluate
 from reading.checkpoint import load_checkpoint
+from train import evaluate
 from training.data import PROJECT_DIR, load_mnist, load_sample
 
 pytestmark = slow
@@ -78,7 +78,7 @@ def test_two_processes_learn_and_speak_with_one_voice(two_processes):
     assert [out.count(f" {epoch}/4 ") for epoch in (1, 2, 3, 4)] == [1, 1, 1, 1]
     history = json.loads((folder / "history.json").read_text())
     assert history["processes"] == 2
-    assert history["epochs"][-1]["test_accuracy"] > 0.94  # one process: 96%
+    assert history["rows"][-1]["test_accuracy"] > 0.94  # one process: 96%
     names = {"mnist_cnn.pt", "training_state.pt", "history.json", "history.png"}
     names |= {"confusion_matrix.png", "mistakes.png"}
     assert {path.name for path in folder.iterdir() if path.name != ".lock"} == names
@@ -123,7 +123,7 @@ def test_two_nodes_meet_train_and_resume_what_is_finished(tmp_path):
         assert any("resuming after epoch 4 of 4" in out for _, out, _ in results) == bool(arguments)
     metadata = load_checkpoint(folders[0] / "mnist_cnn.pt")[1]
     assert metadata["result"]["test_accuracy"] > 0.94
-    assert metadata["command"].startswith("torchrun --nnodes=2 --nproc-per-node=1 train.py ")
+    assert metadata["command"].startswith("torchrun --nproc-per-node=2 train.py ")
 
 
 def test_a_group_that_lost_a_process_is_restarted_and_resumes(tmp_path, two_processes):
@@ -168,14 +168,14 @@ def test_all_processes_hold_the_same_weights_and_sum_up_as_one(tmp_path):
     """What a large batch is worth: the gradient of two halves is that of the whole."""
     code = (
         "import sys, torch, train\n"
-        "from data import load_sample\n"
-        "from distributed import from_first, joined, rank, sum_up, world_size\n"
+        "from training.data import load_sample\n"
+        "from training.distributed import from_first, joined, rank, sum_up, world_size\n"
         "with joined():\n"
         "    torch.set_num_threads(1)\n"
         "    settings = train.Settings(epochs=1, augment=False, precision='float32')\n"
         "    run = train.Trainer(load_sample(True)[:600], settings)\n"
         "    run.model.dropout1.p = run.model.dropout2.p = 0.0\n"
-        "    list(run.epochs(load_sample(False)[:100]))\n"
+        "    list(run.iter_epochs(load_sample(False)[:100]))\n"
         "    theirs = from_first(run.model.state_dict)\n"
         "    same = torch.tensor([all(torch.equal(theirs[n], t) for n, t in"
         " run.model.state_dict().items())]).float()\n"
