@@ -124,6 +124,7 @@ def read_content(path: str | os.PathLike) -> dict:
                 copy.writestr(entry.filename, archive.read(entry))  # read compares the CRC-32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the one line below says it all
+            verified.seek(0)
             content = torch.load(verified, map_location="cpu", weights_only=True)
         if not isinstance(content, dict):
             raise TypeError("it holds no dict")
