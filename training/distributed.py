@@ -33,8 +33,15 @@ def joined() -> Iterator[None]:
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    store = None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # torchrun keeps its store when it restarts a group, and in it the addresses of processes
+        # that are dead: each start gets a part of the store of its own.
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     with connection():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+        dist.init_process_group(backend, store=store, rank=ours, world_size=all_of_us)
     try:
         with contextlib.ExitStack() as silence:
             if rank() > 0:

@@ -50,6 +50,17 @@ def test_digits_have_a_length_and_are_cut_by_slices_indices_and_masks():
     assert moved.images.device.type == moved.labels.device.type == "meta"
 
 
+def test_digits_are_a_data_set_like_any_other():
+    digits = load_sample(train=False)
+    image, label = digits[3]
+    assert (image.shape, image.dtype, label) == ((28, 28), torch.uint8, int(digits.labels[3]))
+    with pytest.raises(IndexError):
+        digits[1000]
+    images, labels = next(iter(torch.utils.data.DataLoader(digits, batch_size=16)))
+    assert torch.equal(images, digits.images[:16])
+    assert torch.equal(labels, digits.labels[:16])
+
+
 def test_the_sample_is_5000_digits_500_a_class():
     training, test = load_sample(train=True), load_sample(train=False)
     assert training.images.shape == (4000, 28, 28)

@@ -74,7 +74,7 @@ def two_processes(tmp_path_factory):
 
 def test_two_processes_learn_and_speak_with_one_voice(two_processes):
     folder, out = two_processes
-    assert "2 processes" in out
+    assert "processes   2, with 1 threads each" in out
     assert [out.count(f" {epoch}/4 ") for epoch in (1, 2, 3, 4)] == [1, 1, 1, 1]
     history = json.loads((folder / "history.json").read_text())
     assert history["processes"] == 2
