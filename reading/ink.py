@@ -279,6 +279,12 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
     return tuple(slice(max(0, span[0] - 1), span[-1] + 2) for span in spans)
 
 
+def crop(ink: np.ndarray, threshold: float) -> np.ndarray:
+    """Cut away the rows and columns at the edges in which no ink, (H, W), is above a threshold."""
+    rows, columns = (np.flatnonzero(ink.max(axis=axis) > threshold) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
 def depth(mask: np.ndarray) -> np.ndarray:
     """Return how far inside a mask, (H, W), each pixel is: the distance to its edge."""
     return scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]

@@ -18,6 +18,7 @@ from reading.ink import (
     border,
     bounding_box,
     clean_ink,
+    crop,
     depth,
     dilate,
     erode,
@@ -306,9 +307,7 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
         edge -= scipy.ndimage.distance_transform_edt(inside)
         fine = np.clip(0.5 + (grow * FINE - edge) / FINE, 0, 1)
     fine = np.clip(fine, 0, 1)
-    rows, columns = (np.flatnonzero(fine.max(axis=axis) > 0.2) for axis in (1, 0))
-    fine = fine[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return center(fine)
+    return center(crop(fine, 0.2))
 
 
 def unstretch(ink: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
