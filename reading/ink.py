@@ -8,6 +8,9 @@ PAPER_SIZE = 64  # pixels of the longer side of the image in which paper is look
 WEAK = 0.3  # ink below it is none; it counts where strong ink, above 0.5, is near
 MIN_CONTRAST = 0.06  # between ink and paper, as a share of the whole range
 SMALL = 32  # pixels of the longer side; in a smaller image a digit is shape in gray, not strokes
+MAX_STROKE, MAX_PAGE_STROKE = 0.36, 0.12  # widths of strokes, as a share of the longer side
+BLUR, PAGE_BLUR = 0.002, 0.0005  # size of the details that are lost, as a share of that side
+PAGE_SIZES = (256, 1024)  # pixels, minimum and maximum of the longer side of a page's ink
 NEIGHBOURS = np.ones((3, 3))  # a pixel is connected with all eight around it
 
 
@@ -20,13 +23,15 @@ def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
     return sharpen(ink / level)
 
 
-def find_local_ink(gray: np.ndarray, small: bool) -> tuple[np.ndarray, np.ndarray]:
+def find_page_ink(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how much ink each pixel of a page holds, as `find_ink` does, and its contrast.
 
-    Faint ink is measured by the ink around it, or only the strongest of the page would count.
-    Strokes are narrow and fine there. Raises ValueError if there is no ink.
+    Both are (h, w), of at most 1024 px. Faint ink is measured by the ink around it, or only the
+    strongest of the page would count. Raises ValueError if there is no ink.
     """
-    contrast, level, noise = find_contrast(gray, small, max_width=0.12, blur=0.0005)
+    work = resize_to(gray, int(np.clip(max(gray.shape), *PAGE_SIZES)))
+    small = max(gray.shape) <= SMALL
+    contrast, level, noise = find_contrast(work, small, MAX_PAGE_STROKE, PAGE_BLUR)
     side = max(8, max(contrast.shape) // 16)
     height, width = contrast.shape
     blocks = np.pad(contrast, ((0, -height % side), (0, -width % side)))
@@ -35,13 +40,12 @@ def find_local_ink(gray: np.ndarray, small: bool) -> tuple[np.ndarray, np.ndarra
     few = max(3, side * side // 200)
     strongest = scipy.ndimage.maximum_filter(np.partition(blocks, -few)[..., -few], 3)
     strongest = resize(strongest, rows * side, columns * side)[:height, :width]
-    return sharpen(
-        contrast / np.maximum(strongest, max(MIN_CONTRAST, 6 * noise, 0.3 * level))
-    ), contrast
+    minimum = max(MIN_CONTRAST, 6 * noise, 0.3 * level)
+    return sharpen(contrast / np.maximum(strongest, minimum)), contrast
 
 
 def find_contrast(
-    gray: np.ndarray, small: bool, max_width: float = 0.36, blur: float = 0.002
+    gray: np.ndarray, small: bool, max_width: float = MAX_STROKE, blur: float = BLUR
 ) -> tuple[np.ndarray, float, float]:
     """Return how far each pixel is from the paper, (H, W), and the level of ink and of noise.
 
@@ -130,7 +134,9 @@ def border(gray: np.ndarray) -> np.ndarray:
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
-def subtract_wide(light: np.ndarray, slope: np.ndarray, max_width: float = 0.36) -> np.ndarray:
+def subtract_wide(
+    light: np.ndarray, slope: np.ndarray, max_width: float = MAX_STROKE
+) -> np.ndarray:
     """Return how much lighter each pixel is than any wide area there, as a share of the rest.
 
     Shadows, tables and sheets are wider than any stroke. A morphological opening by a square that

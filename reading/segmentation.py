@@ -16,21 +16,12 @@ import scipy
 import torch
 
 from model import normalize
-from reading.ink import (
-    SMALL,
-    WEAK,
-    connected_components,
-    erode,
-    find_local_ink,
-    remove_ruled_lines,
-    resize_to,
-)
+from reading.ink import WEAK, connected_components, erode, find_page_ink, remove_ruled_lines
 from reading.preprocessing import BOX_SIZE, draw_component
 
 # Chosen on pictures of numbers and pages (benchmarks/whole_numbers.py). Pairs are the minimum and
 # the maximum. Costs are in nats: they are compared with the logarithm of the confidence.
-PAGE_SIZES = (256, 1024)  # pixels of the longer side of the picture in which ink is looked for
-MIN_EXTENT = 0.006  # of a component, as a share of that side: a smaller one is dust
+MIN_EXTENT = 0.006  # of a component, as a share of the longer side; a smaller one is dust
 MIN_RULED_LINE = 0.025  # the shortest straight piece of a ruled line, as a share of the width
 SURE = 0.9  # the confidence from which a component is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
@@ -65,20 +56,19 @@ class Part:
 
 
 class Page:
-    """A picture as ink, (H, W), its parts, and what the network reads in them."""
+    """A picture as ink, (H, W), its parts, and what the network reads in them.
+
+    The ink is `zoom` times smaller than the picture.
+    """
 
     def __init__(self, gray: np.ndarray, classify: Classify) -> None:
-        work = resize_to(gray, int(np.clip(max(gray.shape), *PAGE_SIZES)))
-        self.zoom = max(gray.shape) / max(work.shape)
-        self.ink, self.contrast = find_local_ink(work, small=max(gray.shape) <= SMALL)
+        self.ink, self.contrast = find_page_ink(gray)
+        self.zoom = max(gray.shape) / max(self.ink.shape)
         self.strengths = {part: self.strength(part) for part in self.find_parts()}
         self.classify, self.readings = classify, {}
 
     def find_parts(self) -> list[Part]:
-        """Return the connected components of strong ink, the largest first.
-
-        Ruled lines and dust are left out.
-        """
+        """Return the connected components of strong ink but for dust, the largest first."""
         mask = remove_ruled_lines(self.ink > WEAK, MIN_RULED_LINE)
         labels, count = connected_components(mask)
         strong = np.bincount(labels[mask & (self.ink > 0.5)], minlength=count + 1) > 0
@@ -193,9 +183,8 @@ def find_lines(parts: list[Part], height: float) -> list[list[Part]]:
             line.append(part)
         else:
             lines.append([part])
-    return sorted(
-        lines, key=lambda line: np.mean([p.middle[0] - slope * p.middle[1] for p in line])
-    )
+    lines.sort(key=lambda line: np.mean([p.middle[0] - slope * p.middle[1] for p in line]))
+    return lines
 
 
 # ---- Digits ------------------------------------------------------------------------------
@@ -302,12 +291,8 @@ class Lattice:
         whole = self.runs[i, j]
         wide = WIDTH_COST * max(0.0, whole.width / whole.height - 1)
         lack = max(0.0, MIN_CUT_HEIGHT - whole.height / self.height) * self.is_cut(i, j)
-        return (
-            math.log(self.page.readings[whole].confidence)
-            - self.parts[i].cost
-            - wide
-            - LOW_COST * lack
-        )
+        likely = math.log(self.page.readings[whole].confidence)
+        return likely - self.parts[i].cost - wide - LOW_COST * lack
 
     def best_path(self) -> list[tuple[Part, bool]]:
         """Return the likeliest digits of the line (Viterbi); some parts may be left out.
