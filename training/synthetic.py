@@ -601,14 +601,13 @@ def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
 
 
 def add_drawings(digits: Digits, handwriting: float, non_digits: float, seed: int) -> Digits:
-    """Return digits, then drawings of ways of writing that MNIST lacks, then of non-digits.
+    """Return digits on any device, then drawn digits, then non-digits, all on the CPU.
 
-    How many is given as shares of the digits, which may be on any device; all are returned on the
-    CPU. Non-digits have the label `NO_DIGIT`.
+    The numbers of drawings are given as shares of the digits. Non-digits are labelled `NON_DIGIT`.
     """
     digits, n = digits.to("cpu"), len(digits)
     drawn, labels = draw_handwriting(round(handwriting * n), seed)
-    none = draw_non_digits(round(non_digits * n), seed, digits.images)
-    images = torch.cat([digits.images, drawn, none])
-    labels = torch.cat([digits.labels, labels, torch.full([len(none)], NO_DIGIT)])
+    others = draw_non_digits(round(non_digits * n), seed, digits.images)
+    images = torch.cat([digits.images, drawn, others])
+    labels = torch.cat([digits.labels, labels, torch.full([len(others)], NON_DIGIT)])
     return Digits(images, labels, digits.name)
