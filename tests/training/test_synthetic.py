@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import evaluate
 from inference import MNISTPredictor
 from reading.ink import resize
 from reading.preprocessing import BOX_SIZE, FINE, is_mnist_like, stroke_widths
+from train import evaluate
 from training import synthetic
 from training.data import Digits, load_sample
 from training.synthetic import (
