@@ -28,8 +28,7 @@ import torch
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT_DIR))
 
-from evaluation import evaluate  # noqa: E402
-from train import Trainer, parse_arguments  # noqa: E402
+from train import Trainer, evaluate, parse_arguments  # noqa: E402
 from training.data import Digits, load_mnist  # noqa: E402
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
@@ -65,8 +64,7 @@ def run_held_out(name: str, seed: int, data_dir: Path, writers: Path | None) -> 
     _, settings = parse_arguments([*RUNS[name], "--seed", str(seed)])
     rest, held_out = hold_out(load_mnist(data_dir, train=True), writers)
     started, run = time.perf_counter(), Trainer(rest, settings)
-    for _ in run.epochs(held_out[:100]):  # the last epoch alone counts
-        pass
+    run.fit(held_out[:100])  # the last epoch alone counts
     misses = evaluate(run.average, held_out).misses
     kind = "held out by writer" if writers else "held out"
     return result(name, kind, misses, time.perf_counter() - started, run.history)
@@ -81,7 +79,7 @@ def run_test(name: str, seed: int, data_dir: Path) -> dict:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=PROJECT_DIR)
     seconds = time.perf_counter() - started
     history = json.loads((output_dir / "history.json").read_text())
-    return result(name, "test", history["epochs"][-1]["misses"], seconds, history)
+    return result(name, "test", history["rows"][-1]["misses"], seconds, history)
 
 
 def result(name: str, which: str, misses: int, seconds: float, history: dict) -> dict:

@@ -1,4 +1,4 @@
-"""How far the confidence of `inference.py` can be trusted: on digits, and on what is none.
+"""How far the confidence of `inference.py` can be trusted, on digits and on non-digits.
 
     python benchmarks/confidence.py [--data-dir data]
     python benchmarks/confidence.py --calibrate weights/mnist_cnn.pt
@@ -6,17 +6,16 @@
 Calibration: on MNIST's test set, how far the confidence is from the share of right answers,
 as the expected calibration error (ECE, 15 bins of equal width). Detection: how well the
 confidence tells test digits from letters and noise, as the area under the ROC curve (AUROC):
-the chance that a digit gets a higher confidence than something that is no digit. What is below
-the checkpoint's least confidence would be left out by `MNISTPredictor.read`. Digits, letters and
+the chance that a digit gets a higher confidence than a non-digit. What is below the minimum
+confidence of the checkpoint would be left out by `MNISTPredictor.read`. Digits, letters and
 noise are drawn alike, dark on white, 200x200, and so go through the same preparation. The letters
 are printed, in the fonts that Matplotlib brings along, A-Z and a-z but for O o I l i Z z S s B b q
 g, which look like digits. A blank image counts as confidence 0.
 
-With --calibrate, it finds the temperature T of softmax(logits / T) for a checkpoint instead (Guo et
-al. 2017, arXiv:1706.04599), and stores it there, and the least confidence that goes with it: it
-trains a network with the settings of the checkpoint on 50,000 of the 60,000 training digits, and
-takes the T of the least cross-entropy on the others, of which 99.5% stay. The test set has no part
-in it.
+With --calibrate, it finds the temperature T by which the logits would have to be divided (Guo et
+al. 2017, arXiv:1706.04599), and prints what that changes. It trains a network with the settings of
+the checkpoint on 50,000 of the 60,000 training digits, and takes the T of the lowest cross-entropy
+on the others. The test set has no part in it.
 """
 
 import argparse
@@ -36,10 +35,9 @@ sys.path[:0] = [str(PROJECT_DIR), str(PROJECT_DIR / "benchmarks")]
 
 from accuracy import hold_out  # noqa: E402
 
-from evaluation import DIGITS_KEPT, compute_logits  # noqa: E402
 from inference import MNISTPredictor  # noqa: E402
-from reading.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from train import Settings, train  # noqa: E402
+from reading.checkpoint import load_checkpoint  # noqa: E402
+from train import Settings, evaluate, train  # noqa: E402
 from training.data import Digits, load_mnist  # noqa: E402
 
 BINS = 15
@@ -78,7 +76,7 @@ def auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
-# ---- The temperature -------------------------------------------------------------
+# ---- The temperature ---------------------------------------------------------------------
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -98,20 +96,15 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def calibrate(path: Path, data_dir: Path, writers: Path | None) -> None:
-    """Fit the temperature and the least confidence of a checkpoint, and store them there.
-
-    They are those of a second network, trained alike on a part of the training digits.
-    """
-    model, metadata = load_checkpoint(path)
+    """Fit the temperature of a network trained as that of a checkpoint was, and print it."""
+    metadata = load_checkpoint(path)[1]
     rest, held_out = hold_out(load_mnist(data_dir, train=True), writers)
     settings = metadata["settings"] | {"device": "cpu", "precision": "auto"}
     second, _ = train(rest, held_out, Settings(**settings))
-    logits = compute_logits(second, held_out.images)
+    probabilities = evaluate(second, held_out).probabilities
+    logits = probabilities.clamp_min(1e-30).log()  # but for a constant, which changes nothing
     temperature = fit_temperature(logits, held_out.labels)
-    least = (logits / temperature).softmax(dim=1).amax(dim=1).quantile(1 - DIGITS_KEPT).item()
-    fitted = {"temperature": round(temperature, 4), "least_confidence": round(least, 4)}
-    save_checkpoint(path, model, metadata | fitted)
-    print(f"\nfitted on {len(held_out):,} held-out digits: {fitted}\n")
+    print(f"fitted on {len(held_out):,} held-out digits\n")
     print("| T | ECE | cross-entropy |")
     print("| --- | --- | --- |")
     for t in (1.0, temperature):
@@ -193,21 +186,14 @@ def report_calibration(predictor: MNISTPredictor, digits: Digits) -> None:
     predictions = predictor.predict_batch(list(digits.images.numpy()))
     confidence = np.array([prediction.confidence for prediction in predictions])
     right = np.array([prediction.digit for prediction in predictions]) == labels
-    plain, read = compute_logits(predictor.model, digits.images).softmax(dim=1).max(dim=1)
-    plain_right = read.numpy() == labels
-    temperature = predictor.metadata.get("temperature", 1.0)
+    error = calibration_error(confidence, right)
     print(f"| {len(labels):,} test digits | accuracy | mean confidence | ECE |")
     print("| --- | --- | --- | --- |")
-    for name, values, hits in (
-        (f"MNISTPredictor (T = {temperature:.3f})", confidence, right),
-        ("its network, T = 1", plain.numpy(), plain_right),
-    ):
-        error = calibration_error(values, hits)
-        print(f"| {name} | {hits.mean():.2%} | {values.mean():.2%} | {error:.3%} |")
+    print(f"| MNISTPredictor | {right.mean():.2%} | {confidence.mean():.2%} | {error:.3%} |")
 
 
 def report_detection(predictor: MNISTPredictor, digits: Digits) -> None:
-    """Print how well the confidence tells digits from what is none."""
+    """Print how well the confidence tells digits from non-digits."""
     rng = np.random.default_rng(0)
     known = confidences(predictor, draw_digits(digits.images[::10]))
     others = {f"letters, {len(letter_fonts())} fonts": confidences(predictor, draw_letters())}
@@ -219,13 +205,13 @@ def report_detection(predictor: MNISTPredictor, digits: Digits) -> None:
     for name, draw in noise.items():
         others[name] = confidences(predictor, (draw(rng) for _ in range(NOISE_IMAGES)))
     others["all noise"] = np.concatenate([others[name] for name in noise])
-    least = predictor.metadata.get("least_confidence", 0.0)
-    heads = ("images, 200×200", "how many", "mean confidence", "above 90%", f"below {least:.1%}")
+    minimum = predictor.min_confidence
+    heads = ("images, 200×200", "how many", "mean confidence", "above 90%", f"below {minimum:.1%}")
     print(f"| {' | '.join(heads)} |", end="")
     print(" AUROC, digits against it |\n| --- | --- | --- | --- | --- | --- |")
     for name, values in ({"test digits": known} | others).items():
         area = "" if values is known else f"{auroc(known, values):.3f}"
-        shares = (values.mean(), (values > 0.9).mean(), (values < least).mean())
+        shares = (values.mean(), (values > 0.9).mean(), (values < minimum).mean())
         print(f"| {name} | {len(values):,} | {' | '.join(f'{x:.1%}' for x in shares)} | {area} |")
 
 

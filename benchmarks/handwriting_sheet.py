@@ -1,4 +1,4 @@
-"""Draw docs/handwriting.png and docs/non_digits.png: a row for each kind in handwriting.py.
+"""Draw docs/handwriting.png and docs/non_digits.png: a row for each style or kind.
 
     python benchmarks/handwriting_sheet.py [--folder docs] [--data-dir data]
 
@@ -19,9 +19,9 @@ sys.path.insert(0, str(PROJECT_DIR))
 
 from model import IMAGE_SIZE  # noqa: E402
 from training.data import load_mnist  # noqa: E402
-from training.synthetic import KINDS, NON_DIGITS, draw_handwriting, draw_non_digits  # noqa: E402
+from training.synthetic import NON_DIGIT_KINDS, STYLES, draw_handwriting, draw_non_digits  # noqa: E402
 
-DRAWINGS = 12  # of each kind
+DRAWINGS = 12  # of each style or kind
 ZOOM = 2
 NAME_WIDTH = 120  # pixels
 GAP = 2  # pixels
@@ -51,11 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     seed, digits = arguments.seed, load_mnist(arguments.data_dir, train=True)
-    images, _ = draw_handwriting(arguments.columns * len(KINDS), seed)
-    draw_sheet(images.numpy(), list(KINDS)).save(arguments.folder / "handwriting.png")
-    n = arguments.columns * len(NON_DIGITS)
+    images, _ = draw_handwriting(arguments.columns * len(STYLES), seed)
+    names = [f"{digit} {name}" for digit, name, _ in STYLES]
+    draw_sheet(images.numpy(), names).save(arguments.folder / "handwriting.png")
+    n = arguments.columns * len(NON_DIGIT_KINDS)
     images = draw_non_digits(n, seed, digits.images)
-    draw_sheet(images.numpy(), NON_DIGITS).save(arguments.folder / "non_digits.png")
+    draw_sheet(images.numpy(), NON_DIGIT_KINDS).save(arguments.folder / "non_digits.png")
     return 0
 
 

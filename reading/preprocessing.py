@@ -1,7 +1,7 @@
-"""Make any image look like one of MNIST's: find its digit, and draw that anew, 28x28 pixels.
+"""Preprocessing: find the digit in any image, and draw it as MNIST draws digits, 28x28 pixels.
 
-The network knows MNIST's digits only. So a photograph, a scan or a drawing is decoded, its ink
-is found, and drawn anew in MNIST's geometry.
+The network knows only MNIST's digits. So the ink of a photograph, a scan or a drawing is found
+and drawn in MNIST's geometry.
 """
 
 import numpy as np
@@ -12,31 +12,36 @@ from PIL import Image
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
 from reading.image_io import WORK_SIZE, ImageLike, naming, tensor_to_array, to_grayscale
 from reading.ink import (
-    LEAST_CONTRAST,
+    MIN_CONTRAST,
     SMALL,
     WEAK,
     border,
     bounding_box,
     clean_ink,
+    connected_components,
+    crop,
     depth,
     dilate,
     erode,
     find_ink,
     opening,
     otsu,
-    remove_rules,
+    remove_ruled_lines,
     resize,
     resize_to,
 )
 
-BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST
-STROKE_WIDTHS = (2.0, 3.6)  # pixels; what most of MNIST is within
-FATTEST = 4.2  # pixels; of the strokes of a small digit
+BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST (LeCun et al. 1998)
+STROKE_WIDTHS = (2.0, 3.6)  # pixels, minimum and maximum of most of MNIST
+MAX_SMALL_WIDTH = 4.2  # pixels of the strokes of a small digit, which may be blurred
+MAX_STRETCHED_WIDTH = 0.25  # of a stroke, as a share of the height; a wider one was stretched
+SHEET_SIZE = 128  # pixels of the longer side, or more, of the image in which a sheet is looked for
+MAX_SHEETS = 2  # a frame may be around a frame
+MAX_LOOKS = 3  # at a digit, each closer than the one before
+CLOSE = 3  # a look is close if the image is at most so many times as large as the digit
+FINE = 5  # strokes are drawn at so many times the resolution of MNIST
 PLACES = np.indices((IMAGE_SIZE, IMAGE_SIZE)).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
-STRETCHED = 0.25  # of the height: how wide a stroke is at most if its digit was not stretched
-SHEET_SIZE = 128  # pixels of the longer side, at least, of an image in which a sheet is looked for
-FINE = 5  # times the resolution of MNIST at which strokes are drawn
 
 
 def preprocess(image: ImageLike) -> torch.Tensor:
@@ -76,19 +81,18 @@ def to_image(preprocessed: torch.Tensor) -> Image.Image:
 
 
 def is_mnist_like(gray: np.ndarray) -> np.ndarray:
-    """Whether images already have MNIST's size, polarity and geometry.
+    """Return whether images already have MNIST's size, polarity and geometry.
 
-    In each of the 60,000 training images the ink spans 19 or 20 px, has its centre of mass
-    within a pixel of (14, 14), counted from 0, and is somewhere two pixels wide: at least 5% of
-    it is in squares of two by two. Takes gray values in 0..1, (..., H, W), and returns a bool
-    for each image.
+    In each of the 60,000 training images the ink spans 19 or 20 px and has its centre of mass
+    within a pixel of (14, 14), counted from 0. At least 5% of it is in squares of two by two
+    pixels. Takes gray values in 0..1, (..., H, W), and returns a bool for each image.
     """
     if gray.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
         return np.zeros(gray.shape[:-2], bool)
     flat = gray.reshape(*gray.shape[:-2], -1)
     total, *offsets = np.moveaxis(flat @ MOMENTS, -1, 0)
     alike = (flat.max(axis=-1) >= 0.5) & (total < 0.5 * IMAGE_SIZE**2)
-    alike &= np.abs(offsets).max(axis=0) <= 1.0001 * total  # additions round
+    alike &= np.abs(offsets).max(axis=0) <= 1.0001 * total  # for rounding
     inked, longest = gray > 0.1, 0
     for axis in (-2, -1):
         lines = inked.any(axis=axis)  # (..., 28)
@@ -102,11 +106,11 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
 
 
 def find_sheet(gray: np.ndarray) -> np.ndarray | None:
-    """Cut what lies inside a frame, bars, margins or a table out of gray values, (H, W).
+    """Cut the inside of a frame, of bars or margins, or a sheet on a table out of an image, (H, W).
 
-    What is around it has one tone. A sheet fills a rectangle, perhaps a little turned, as no
-    digit does, and something is on it. Returns it without its edge, its own tone around it; None
-    if there is no sheet.
+    The surroundings have one tone. A sheet fills a rectangle, perhaps a little turned, as no
+    digit does, and something is on it. Returns it without its edge, its own tone around it, or
+    None if there is no sheet.
     """
     corners = gray[[0, 0, -1, -1], [0, -1, 0, -1]]
     if np.ptp(corners) > 0.2:
@@ -114,14 +118,14 @@ def find_sheet(gray: np.ndarray) -> np.ndarray | None:
     step = max(1, max(gray.shape) // SHEET_SIZE)
     whole, gray = gray, gray[::step, ::step]
     far = np.abs(gray - np.median(corners))
-    mask = largest_piece(far > otsu(far))
+    mask = largest_component(far > otsu(far))
     if mask.mean() < 0.05:
         return None
     inner = mask[bounding_box(mask)]
     extent = max(inner.shape)
-    if min(inner.shape) < 0.3 * extent or inner.mean() < 0.4:  # most digits, and outlines of boxes
+    if min(inner.shape) < 0.3 * extent or inner.mean() < 0.4:  # a digit, or the outline of a box
         return None
-    gap = extent // 6 | 1  # what is on it may run over its edge
+    gap = extent // 6 | 1  # what is written on it may run over its edge
     filled = fill_holes(mask | erode(dilate(mask, gap, gap), gap, gap))
     sheet = erode(filled, 3, 3)
     points = np.argwhere(filled & ~sheet)
@@ -132,32 +136,31 @@ def find_sheet(gray: np.ndarray) -> np.ndarray | None:
     if filled.sum() < 0.9 * area or not sheet.any():
         return None
     far = np.where(sheet, np.abs(gray - np.median(gray[sheet])), 0)
-    on_it = largest_piece(far > max(otsu(far), LEAST_CONTRAST))
+    on_it = largest_component(far > max(otsu(far), MIN_CONTRAST))
     extents = [np.ptp(places) for places in np.nonzero(on_it) if places.size]
     return cut_out(whole, sheet, step) if max(extents, default=0) > 0.15 * extent else None
 
 
 def cut_out(gray: np.ndarray, sheet: np.ndarray, zoom: int) -> np.ndarray:
-    """Cut a sheet, whose mask is `zoom` times smaller, out of gray values, (H, W)."""
+    """Cut a sheet, whose mask is `zoom` times smaller, out of an image, (H, W)."""
     box = bounding_box(sheet)
     cut = gray[tuple(slice(zoom * side.start, zoom * side.stop) for side in box)]
     inside = resize(sheet[box], *cut.shape) > 0.5
     return np.where(inside, cut, np.median(cut[inside]))
 
 
-def largest_piece(mask: np.ndarray) -> np.ndarray:
-    """Return the largest connected piece of a mask, (H, W), as a mask."""
-    labels, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """Return the mask of the largest connected component of a mask, (H, W)."""
+    labels, _ = connected_components(mask)
     sizes = np.bincount(labels[mask], minlength=1)
     return mask & (labels == sizes.argmax())
 
 
-class Pieces:
-    """The connected pieces of a mask of ink, (H, W): N labels, masses, middles and boxes."""
+class Components:
+    """The connected components of a mask of ink, (H, W): N labels, masses, middles and boxes."""
 
     def __init__(self, mask: np.ndarray, ink: np.ndarray) -> None:
-        self.labels, count = scipy.ndimage.label(mask, np.ones((3, 3)))
-        self.numbers = np.arange(1, count + 1)
+        self.labels, count = connected_components(mask)
         places = np.nonzero(mask)
         labels, weights = self.labels[places], ink[places].clip(0, 1)
         self.masses = np.bincount(labels, weights, count + 1)[1:]
@@ -171,35 +174,35 @@ class Pieces:
         self.extents = (self.stops - self.starts).max(axis=1)
 
     def mask(self, chosen: np.ndarray) -> np.ndarray:
-        """Return the mask, (H, W), of some of the pieces, a bool for each."""
+        """Return the mask, (H, W), of some of the components, given a bool for each."""
         return np.concatenate([[False], chosen])[self.labels]
 
     def surrounds(self, i: int, point: np.ndarray) -> bool:
-        """Whether piece i lies around a point, in three of four directions at least."""
+        """Return whether component i lies around a point, in at least three of four directions."""
         rows, columns = np.nonzero(self.labels[self.slices[i]] == i + 1)
         y, x = self.starts[i] - point
         angles = np.arctan2(rows + y, columns + x)
         return (np.histogram(angles, 32, (-np.pi, np.pi))[0] > 0).mean() > 0.75
 
 
-def find_around(pieces: Pieces) -> np.ndarray:
-    """Tell which pieces are around the digit or below it: rings, boxes, frames, underlines."""
-    around = np.zeros(len(pieces.numbers), bool)
-    for i in np.argsort(-pieces.extents):
-        start, stop, extent = pieces.starts[i], pieces.stops[i], pieces.extents[i]
-        within = (pieces.starts > start).all(axis=1) & (pieces.stops < stop).all(axis=1)
-        within &= pieces.extents > 0.25 * extent
+def find_surroundings(parts: Components) -> np.ndarray:
+    """Return which components surround the digit or underline it: rings, boxes, frames."""
+    around = np.zeros(len(parts.masses), bool)
+    for i in np.argsort(-parts.extents):
+        start, stop, extent = parts.starts[i], parts.stops[i], parts.extents[i]
+        within = (parts.starts > start).all(axis=1) & (parts.stops < stop).all(axis=1)
+        within &= parts.extents > 0.25 * extent
         if within.any():
-            largest = np.argmax(np.where(within, pieces.masses, 0))
-            around[i] = pieces.surrounds(i, pieces.middles[largest])
+            largest = np.argmax(np.where(within, parts.masses, 0))
+            around[i] = parts.surrounds(i, parts.middles[largest])
         height, width = stop - start
         if height < 0.25 * width:
-            above = pieces.stops[:, 0] < start[0]
-            overlap = np.minimum(pieces.stops[:, 1], stop[1])
-            overlap -= np.maximum(pieces.starts[:, 1], start[1])
-            wide = pieces.stops[:, 1] - pieces.starts[:, 1]
-            above &= (overlap > 0.6 * wide) & (pieces.extents > 0.4 * width)
-            above &= (wide < width) | (start[0] - pieces.stops[:, 0] > 0.06 * pieces.extents)
+            above = parts.stops[:, 0] < start[0]
+            overlap = np.minimum(parts.stops[:, 1], stop[1])
+            overlap -= np.maximum(parts.starts[:, 1], start[1])
+            wide = parts.stops[:, 1] - parts.starts[:, 1]
+            above &= (overlap > 0.6 * wide) & (parts.extents > 0.4 * width)
+            above &= (wide < width) | (start[0] - parts.stops[:, 0] > 0.06 * parts.extents)
             around[i] |= above.any()
     return around
 
@@ -207,44 +210,44 @@ def find_around(pieces: Pieces) -> np.ndarray:
 def choose_digit(ink: np.ndarray) -> np.ndarray:
     """Return the mask, (H, W), of the strokes that make the digit.
 
-    What is around it goes, the rules of the paper too. Of several digits or stains the largest
-    near the middle wins. Pieces that lie close by, for its size, belong to it: broken strokes, a
-    5 and its hat.
+    Surroundings and ruled lines are removed. Of several digits or stains, the largest near the
+    middle is chosen. Components that are close to it for its size belong to it: broken strokes, or
+    a 5 and its hat.
     """
-    mask = remove_rules(ink > WEAK)
-    # Far from strong ink, light ink counts where it is as wide as a stroke: faint rules are not.
+    mask = remove_ruled_lines(ink > WEAK)
+    # Far from strong ink, weak ink counts only where it is as wide as a stroke, unlike ruled lines.
     mask &= opening(mask, 5, 5) | dilate(mask & (ink > 0.5), 15, 15)
     mask = fill_outlines(mask)
-    pieces = Pieces(mask, ink)
-    around = find_around(pieces)
-    starts, stops, masses = pieces.starts, pieces.stops, pieces.masses
+    parts = Components(mask, ink)
+    around = find_surroundings(parts)
+    starts, stops, masses = parts.starts, parts.stops, parts.masses
 
-    # What touches the edge of the image and lies off its middle is seldom the digit.
+    # A component that touches the edge of the image or lies off its middle is seldom the digit.
     sides = (starts == 0).sum(axis=1) + (stops == ink.shape).sum(axis=1)
-    off = np.hypot(*(2 * pieces.middles / ink.shape - 1).T).clip(0, 1)
+    off = np.hypot(*(2 * parts.middles / ink.shape - 1).T).clip(0, 1)
     penalty = np.array([1, 0.3, 0.1, 0.1, 0.1])[sides]
     scores = masses * penalty * (1 - 0.4 * off) * ~around
     chosen = np.arange(len(scores)) == scores.argmax()
     eligible = (masses > 0.04 * masses[chosen]) & (sides <= sides[chosen]) & ~around
-    eligible &= pieces.strengths > 0.7 * pieces.strengths[chosen]  # the edges of a sheet are weaker
+    eligible &= parts.strengths > 0.7 * parts.strengths[chosen]  # the edge of a sheet is weaker
     while True:
         start, stop = starts[chosen].min(axis=0), stops[chosen].max(axis=0)
         gaps = np.maximum(starts - stop, start - stops)
-        reach = np.maximum((stop - start).max(), pieces.extents)
+        reach = np.maximum((stop - start).max(), parts.extents)
         close = gaps.max(axis=1) < 0.15 * reach
-        # A hat far above its 5, or the 5 below its hat.
+        # One may be a hat far above its 5, or the 5 below its hat.
         overlaps = np.minimum(stops, stop)[:, 1] - np.maximum(starts, start)[:, 1]
         narrower = np.minimum(stops - starts, stop - start)[:, 1]
         stacked = (gaps[:, 0] < 0.45 * reach) & (overlaps > 0.6 * narrower)
         stacked &= masses > 0.15 * masses[chosen].sum()
         near = chosen | (eligible & (close | stacked))
         if (near == chosen).all():
-            return pieces.mask(chosen)
+            return parts.mask(chosen)
         chosen = near
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Add to a mask, (H, W), what it lies around: scipy.ndimage takes five times as long."""
+    """Fill the holes of a mask, (H, W), in a fifth of the time that scipy.ndimage takes."""
     labels, count = scipy.ndimage.label(~mask)
     outside = np.zeros(count + 1, bool)
     outside[border(labels)] = True
@@ -253,11 +256,11 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def fill_outlines(mask: np.ndarray) -> np.ndarray:
-    """Fill the strokes of a digit of which only the outline is drawn, in a mask, (H, W).
+    """Fill the strokes of a digit that is drawn as an outline, in a mask, (H, W).
 
-    What lies between the two sides of an outline is a stroke itself: long for its width, and slim
-    everywhere. What a ring or a box leaves around a digit is long as well, but fills an ellipse
-    with the digit, and is wide in places.
+    The space between the two sides of an outline is a stroke itself: long for its width, and slim
+    everywhere. The space between a ring or a box and the digit in it is long as well. But it fills
+    an ellipse together with the digit, and is wide in places.
     """
     labels, _ = scipy.ndimage.label(~mask)
     outside = np.unique(border(labels))
@@ -267,11 +270,11 @@ def fill_outlines(mask: np.ndarray) -> np.ndarray:
         if i in outside or extent < 0.2 * max(mask.shape):
             continue
         widths = stroke_widths(stroke)
-        width, widest = np.median(widths), widths.max()
-        if stroke.sum() < 5.5 * width**2 or widest > 0.275 * extent:
+        width, max_width = np.median(widths), widths.max()
+        if stroke.sum() < 5.5 * width**2 or max_width > 0.275 * extent:
             continue
         full = fill_holes(stroke).mean()
-        around = full > (0.8 if widest < 0.2 * extent else 0.7)
+        around = full > (0.8 if max_width < 0.2 * extent else 0.7)
         if not around and np.median(stroke_widths(mask)) < 1.2 * width:
             mask = mask.copy()
             mask[box] |= stroke
@@ -284,17 +287,17 @@ def fill_outlines(mask: np.ndarray) -> np.ndarray:
 def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
     """Draw cropped ink, (H, W), as MNIST does: (28, 28) in 0..1.
 
-    The aspect is kept, the longer side is 20 px, the centre of mass is in the middle (LeCun et
+    The aspect is kept, the longer side is 20 px, and the centre of mass is in the middle (LeCun et
     al. 1998). Strokes much thinner or fatter than MNIST's are drawn anew, nearer to its 2.5 px:
-    at five times the size, by the distance to the edge of the stroke. A small digit is shape in
-    gray, which that would tear: of its strokes only hairlines and blocks are drawn anew.
+    at five times the size, by the distance to the edge of the stroke. That would tear a small
+    digit, which is shape in gray. Of its strokes only hairlines and blocks are drawn anew.
     """
     scale = FINE * BOX_SIZE / max(ink.shape)
     fine = resize(ink, ink.shape[0] * scale, ink.shape[1] * scale)
     width = float(np.median(stroke_widths(fine > 0.5))) / FINE
-    least, most = STROKE_WIDTHS
-    grow = (np.clip(width, least, FATTEST if small else most) - width) / 2
-    if small and 0.8 * least < width < 1.2 * FATTEST:
+    min_width, max_width = STROKE_WIDTHS
+    grow = (np.clip(width, min_width, MAX_SMALL_WIDTH if small else max_width) - width) / 2
+    if small and 0.8 * min_width < width < 1.2 * MAX_SMALL_WIDTH:
         grow = 0.0
     if grow:
         scale = FINE * (BOX_SIZE - 2 * grow) / max(ink.shape)
@@ -306,26 +309,25 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
         edge -= scipy.ndimage.distance_transform_edt(inside)
         fine = np.clip(0.5 + (grow * FINE - edge) / FINE, 0, 1)
     fine = np.clip(fine, 0, 1)
-    rows, columns = (np.flatnonzero(fine.max(axis=axis) > 0.2) for axis in (1, 0))
-    fine = fine[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return center(fine)
+    return center(crop(fine, 0.2))
 
 
 def unstretch(ink: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Narrow cropped ink, (H, W), that fills a square picture of a shape by strokes too wide.
+    """Narrow the ink of a square picture, cropped to (H, W), if its strokes are too wide.
 
-    Data sets stretch a digit to fill their squares: a 1 becomes as wide as any other.
+    Some data sets stretch each digit to fill a square, which makes a 1 as wide as any other. The
+    shape is that of the picture.
     """
     height, width = ink.shape
     inked = np.pad(ink > 0.5, ((0, 0), (1, 1)))
     runs = np.diff(np.nonzero(np.diff(inked.astype(np.int8)))[1])[::2]  # along the rows
     if (height, width) != shape or height != width or height < 12 or not runs.size:
         return ink
-    return resize(ink, height, width * min(1, STRETCHED * height / np.median(runs)))
+    return resize(ink, height, width * min(1, MAX_STRETCHED_WIDTH * height / np.median(runs)))
 
 
 def stroke_widths(mask: np.ndarray) -> np.ndarray:
-    """Return the widths of the strokes in a mask, along their ridge: twice its depth."""
+    """Return the widths of the strokes of a mask, along their ridges: twice the depth."""
     deep = depth(mask)
     ridge = deep[(deep == scipy.ndimage.maximum_filter(deep, 5)) & mask]
     return 2 * ridge if ridge.size else np.ones(1)
@@ -349,44 +351,45 @@ def center(fine: np.ndarray) -> np.ndarray:
 def to_mnist(gray: np.ndarray) -> np.ndarray:
     """Turn gray values, (H, W) in 0..1, into an image like MNIST's: (28, 28) in 0..1, ink 1.
 
-    One that is like that already is returned as it is. Raises ValueError if there is no ink.
+    An image that is like MNIST's already is returned as it is. Raises ValueError if there is no
+    ink.
     """
     if is_mnist_like(gray):
         return gray
-    for _ in range(2):  # a frame may be around a frame
+    for _ in range(MAX_SHEETS):
         if (sheet := find_sheet(gray)) is None:
             break
         gray = sheet
     if max(gray.shape) <= SMALL and (ink := clean_ink(gray)) is not None:
         return draw_as_mnist(unstretch(ink[bounding_box(ink > WEAK)], ink.shape), small=True)
-    for _ in range(3):
+    for look in range(1, MAX_LOOKS + 1):
         work = resize_to(gray, WORK_SIZE)
-        if work.max() - work.min() < LEAST_CONTRAST:
+        zoom = max(gray.shape) / max(work.shape)
+        if work.max() - work.min() < MIN_CONTRAST:
             raise ValueError("the image is blank: no ink found")
         ink = find_ink(work, small=max(gray.shape) <= SMALL)
         digit = choose_digit(ink)
         box = bounding_box(digit)
         extent = max(side.stop - side.start for side in box)
-        if extent * 3 >= max(work.shape):
+        if look == MAX_LOOKS or extent * CLOSE >= max(work.shape):
             break
-        margin = 0.4 * extent  # look again, closer
-        zoom = max(gray.shape) / max(work.shape)
+        margin = 0.4 * extent
         ends = [(max(0, side.start - margin), side.stop + margin) for side in box]
         gray = gray[tuple(slice(int(start * zoom), int(stop * zoom) + 1) for start, stop in ends)]
-    # A small digit is shape in gray: its strokes are left alone, and thresholds would tear them.
+    # A small digit is shape in gray. Its strokes are left alone, as thresholds would tear them.
     small = extent * max(gray.shape) < 1.2 * BOX_SIZE * max(work.shape)
-    return draw_pieces(ink, digit, small)
+    return draw_component(ink, digit, small)
 
 
-def draw_pieces(ink: np.ndarray, mask: np.ndarray, small: bool) -> np.ndarray:
-    """Draw what a mask, (H, W), holds of the ink as MNIST does: (28, 28) in 0..1."""
+def draw_component(ink: np.ndarray, mask: np.ndarray, small: bool) -> np.ndarray:
+    """Draw the ink in a mask, (H, W), as MNIST does: (28, 28) in 0..1."""
     box = bounding_box(mask)
     ink, mask = ink[box], mask[box]
     if small:
         soft = ink / ink.max()
-    else:  # where a stroke is lighter, its own edge counts
+    else:  # a weak stroke is measured by its own ink
         strength = scipy.ndimage.maximum_filter(ink, max(3, int(0.08 * max(ink.shape))))
         soft = np.clip((ink / strength.clip(0.5, 1) - 0.2) / 0.6, 0, 1)
-    soft[mask & (ink < WEAK)] = 1  # what was filled
+    soft[mask & (ink < WEAK)] = 1  # the insides of outlines
     soft[~dilate(mask, *((13, 13) if small else (5, 5)))] = 0
     return draw_as_mnist(soft, small)

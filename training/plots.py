@@ -1,4 +1,4 @@
-"""Pictures of a training and of what came of it: Matplotlib figures, and the files they become."""
+"""Plots of a training and its results, as Matplotlib figures, and how they are saved."""
 
 import io
 import math
@@ -14,19 +14,24 @@ from training.data import Digits
 
 
 def plot_history(history: dict) -> Figure:
-    """Draw loss and accuracy over the epochs of `train`'s history."""
-    epochs = history["rows"]
-    x = [row["epoch"] for row in epochs]
+    """Draw loss and accuracy over the epochs of a training, given its history.
+
+    Each of `history["rows"]` holds epoch, train_loss, test_loss, test_accuracy and misses.
+    """
+    rows = history["rows"]
+    epochs, last = [row["epoch"] for row in rows], rows[-1]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(
-        x, [row["train_loss"] for row in epochs], "o-", label="training (distorted, with dropout)"
-    )
-    left.plot(x, [row["test_loss"] for row in epochs], "o-", label="test")
-    left.set(title="Loss", ylabel="mean cross-entropy", yscale="log")
+    labels = {
+        "train_loss": "training digits (distorted, with dropout)",
+        "test_loss": "test digits",
+    }
+    for name, label in labels.items():
+        left.plot(epochs, [row[name] for row in rows], "o-", label=label)
+    left.set(title="Loss", ylabel="mean cross-entropy (nats)", yscale="log")
     left.legend()
-    right.plot(x, [100 * row["test_accuracy"] for row in epochs], "o-", color="C1", label="test")
-    last = epochs[-1]
+    accuracies = [100 * row["test_accuracy"] for row in rows]
+    right.plot(epochs, accuracies, "o-", color="C1", label="test digits")
     right.set(title=f"Accuracy: {last['test_accuracy']:.2%} at the end, {last['misses']} misses")
     right.set_ylabel("digits read correctly (%)")
     right.legend(loc="lower right")
@@ -41,7 +46,7 @@ def plot_confusion_matrix(labels: torch.Tensor, predictions: torch.Tensor) -> Fi
     """Draw how often each true digit (rows) was read as each digit (columns); int64 (N,)."""
     counts = (labels * NUM_CLASSES + predictions).bincount(minlength=NUM_CLASSES**2)
     counts = counts.view(NUM_CLASSES, NUM_CLASSES)
-    mistakes = counts.clone().fill_diagonal_(0)  # the correct ones would drown them in colour
+    mistakes = counts.clone().fill_diagonal_(0)  # the diagonal would outshine all else
     figure = Figure(figsize=(7, 6.5), layout="constrained")
     axes = figure.subplots()
     axes.imshow(mistakes.numpy(), cmap="Reds", vmax=max(4, 2 * int(mistakes.max())))
@@ -55,7 +60,7 @@ def plot_confusion_matrix(labels: torch.Tensor, predictions: torch.Tensor) -> Fi
 
 
 def plot_digits(images: torch.Tensor, titles: list[str], heading: str) -> Figure:
-    """Draw images, uint8 (N, 28, 28), in rows of eight, each below its title."""
+    """Draw images, uint8 (N, 28, 28), in rows of eight, each with a title above it."""
     rows = max(1, math.ceil(len(images) / 8))
     figure = Figure(figsize=(10, 1.5 * rows + 0.7), layout="constrained")
     figure.suptitle(heading)
@@ -68,9 +73,9 @@ def plot_digits(images: torch.Tensor, titles: list[str], heading: str) -> Figure
 
 
 def plot_mistakes(digits: Digits, probabilities: torch.Tensor) -> Figure:
-    """Draw up to 40 digits that were read wrongly, the most confident first.
+    """Draw up to 40 digits that were misread, the most confident first.
 
-    Takes the digits, and the float (N, 10) probabilities they were given.
+    Takes the digits and the probabilities that the network gave them, float (N, 10).
     """
     confidence, read = probabilities.max(dim=1)
     misses = (read != digits.labels).nonzero().flatten()
@@ -84,5 +89,5 @@ def save_figure(path: Path, figure: Figure, data_name: str) -> None:
     """Write a figure as PNG, atomically, with the name of the data below it."""
     figure.supxlabel(f"data: {data_name}", fontsize=8, color="0.4")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)  # by Agg: no display is needed
+    figure.savefig(buffer, format="png", dpi=120)  # with Agg, which needs no display
     write_atomically(path, buffer.getvalue())

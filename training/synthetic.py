@@ -1,41 +1,46 @@
-"""Ways of writing a digit that MNIST's American writers seldom used, and what is no digit.
+"""Synthetic training images: digits in handwriting styles that MNIST lacks, and non-digits.
 
     images, labels = draw_handwriting(6000, seed=0)
-    images = draw_non_digits(6000, seed=0, images=digits.images, labels=digits.labels)
+    images = draw_non_digits(6000, seed=0, images=digits.images)
 
 Half of the world writes a 1 with an upstroke, a 7 with a bar, a 4 as a bolt of lightning or a 9
-with a curled tail. Each kind here is a few strokes and what varies in them; a hand bends, slants
-and stretches them, and a pen draws them in MNIST's geometry. A network that knows nothing but
-digits is sure that a letter is one; it is shown letters, scribbles and pieces of digits as well.
+with a curled tail; MNIST's American writers seldom did. A function for each style returns strokes
+of random proportions, which are bent, slanted and stretched, and drawn in MNIST's geometry. A
+network that has seen nothing but digits takes a letter for one with great confidence. So it is
+shown letters, signs, scribbles, textures and pieces of digits as well.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import scipy
 import torch
 
 from model import IMAGE_SIZE
+from reading.ink import crop
 from reading.preprocessing import BOX_SIZE, draw_as_mnist
 from training.data import Digits
 
 # A stroke is float (P, 2): points, x to the right and y down. Most digits are 1 high, from y = 0.
 Strokes = list[np.ndarray]
-Uniform = Callable[[float, float], float]  # draws a random number between two
+Uniform = Callable[[float, float], float]  # returns a random number between two
 
-SLANT = 0.2  # at most, as a share of the height, either way
-STRETCH = (0.8, 1.5)  # of the width; some scanners fill a square
+# Pairs are the minimum and the maximum.
+MAX_SLANT = 0.2  # to either side, as a share of the height
+STRETCHES = (0.8, 1.5)  # factors for the width; some scanners fill a square
 BEND = 0.08  # standard deviation of each quadratic term
-PENS = (2.0, 4.2)  # pixels; nearly all of MNIST is within
-SHAKE = 0.03  # standard deviation of a point of a letter
-SOFTNESS = (1.0, 3.0)  # pixels from no ink to full ink: as sharp as MNIST, or from few pixels
+PEN_WIDTHS = (2.0, 4.2)  # pixels; nearly all of MNIST is within
+EDGE_WIDTHS = (1.0, 3.0)  # pixels from no ink to full ink: as sharp as MNIST, or scaled up
+FAINT = 0.25  # of the strongest ink: at the edges, what is not above it is cropped
+SHAKE = 0.03  # standard deviation of each point of a letter, as a share of its height
 
 
 # ---- Strokes -----------------------------------------------------------------------------
 
 
 def line(*points: tuple[float, float], roundness: float = 0.0) -> np.ndarray:
-    """Return straight lines from point to point, whose corners are rounded by 0..1."""
+    """Return straight lines from point to point; a roundness of 0..1 rounds the corners."""
     path = np.array(points)
     if not roundness or len(path) < 3:
         return path
@@ -63,71 +68,61 @@ def curve(*points: tuple[float, float]) -> np.ndarray:
 def oval(
     left: float, top: float, width: float, height: float, start: float = 0.0, sweep: float = 360.0
 ) -> np.ndarray:
-    """Return an ellipse, or a piece of it; degrees run clockwise, from the right."""
+    """Return an ellipse or an arc of it. The angles are degrees, clockwise from the right."""
     angle = np.radians(np.linspace(start, start + sweep, 4 + round(abs(sweep) / 20)))
     x, y = left + width / 2 * (1 + np.cos(angle)), top + height / 2 * (1 + np.sin(angle))
     return np.stack([x, y], axis=1)
 
 
-# ---- Kinds of writing --------------------------------------------------------------------
+# ---- Styles of handwriting ---------------------------------------------------------------
 
 
-def zero_slash(u: Uniform) -> Strokes:
-    """A 0 with a slash, inside or beyond its edge."""
-    width, x, y = u(0.55, 0.8), u(0.12, 0.38), u(0.25, 0.58)
-    slash = line((width / 2 - x, 0.5 + y), (width / 2 + x, 0.5 - y))
-    return [oval(0, 0, width, 1, u(-120, -60), u(350, 370)), slash]
+def zero(u: Uniform, dot: bool = False) -> Strokes:
+    """An oval has a dot in it, or a slash, which may run beyond the oval."""
+    width = u(0.55, 0.8)
+    if dot:
+        y = u(0.43, 0.57)
+        mark = line((width / 2, y), (width / 2 + u(-0.03, 0.03), y + u(0, 0.12)))
+    else:
+        x, y = u(0.12, 0.38), u(0.25, 0.58)
+        mark = line((width / 2 - x, 0.5 + y), (width / 2 + x, 0.5 - y))
+    return [oval(0, 0, width, 1, u(-120, -60), u(350, 370)), mark]
 
 
-def zero_dot(u: Uniform) -> Strokes:
-    """A 0 with a dot."""
-    width, y = u(0.55, 0.8), u(0.43, 0.57)
-    dot = line((width / 2, y), (width / 2 + u(-0.03, 0.03), y + u(0, 0.12)))
-    return [oval(0, 0, width, 1, u(-120, -60), u(350, 370)), dot]
+def upstroke(u: Uniform, lean: float, max_slope: float) -> tuple[float, float]:
+    """Return where the upstroke of a 1 begins, whose stem runs from (0, 0) to (lean, 1).
 
-
-def tip(u: Uniform, lean: float, flattest: float) -> tuple[float, float]:
-    """Return where the upstroke of a 1 begins, given where its stem, from (0, 0), is at y = 1.
-
-    If it was flatter, the 1 would be a 7.
+    The slope is that to the side: with a flatter upstroke, the 1 would be a 7.
     """
     y = u(0.15, 0.65)
-    return (lean - u(0.35, flattest)) * y, y
+    return (lean - u(0.35, max_slope)) * y, y
 
 
-def one_upstroke(u: Uniform) -> Strokes:
-    """A 1 with an upstroke, from short to more than half the height."""
-    lean = u(-0.12, 0.08)
-    return [line(tip(u, lean, 1.2), (0, 0), (lean, 1), roundness=u(0, 0.3))]
+def one_upstroke(u: Uniform, leans: tuple = (-0.12, 0.08), max_slope: float = 1.2) -> Strokes:
+    """The upstroke is from short to more than half as high as the stem."""
+    lean = u(*leans)
+    return [line(upstroke(u, lean, max_slope), (0, 0), (lean, 1), roundness=u(0, 0.3))]
 
 
 def one_wide(u: Uniform) -> Strokes:
-    """A 1 with an upstroke nearly as long as its stem."""
+    """The upstroke is nearly as long as the stem."""
     left, y, lean = u(0.35, 0.6), u(0.4, 0.65), u(-0.15, 0.08)
     return [line((-left, y), (0, 0), (lean, 1), roundness=u(0, 0.15))]
 
 
-def one_leaning(u: Uniform) -> Strokes:
-    """A 1 with an upstroke, leaning far."""
-    lean = u(-0.5, -0.15)
-    return [line(tip(u, lean, 0.8), (0, 0), (lean, 1), roundness=u(0, 0.3))]
-
-
-def one_foot(u: Uniform) -> Strokes:
-    """A 1 with a foot, and at most a hint of an upstroke."""
-    foot, left, right = u(-0.05, 0.05), u(0.1, 0.3), u(0.12, 0.3)
-    stem = line((-u(0, 0.1), u(0.05, 0.15)), (0, 0), (foot, 1))
-    return [stem, line((foot - left, 1), (foot + right, 1))]
-
-
-def one_upstroke_foot(u: Uniform) -> Strokes:
-    """A 1 with an upstroke and a foot, as most fonts print it."""
-    foot, left, right = u(-0.1, 0.05), u(0.12, 0.35), u(0.12, 0.3)
-    return [line(tip(u, foot, 1.2), (0, 0), (foot, 1)), line((foot - left, 1), (foot + right, 1))]
+def one_foot(u: Uniform, printed: bool = False) -> Strokes:
+    """The upstroke is as most fonts print it, or no more than a hint."""
+    if printed:
+        lean, left, right = u(-0.1, 0.05), u(0.12, 0.35), u(0.12, 0.3)
+        start = upstroke(u, lean, 1.2)
+    else:
+        lean, left, right = u(-0.05, 0.05), u(0.1, 0.3), u(0.12, 0.3)
+        start = (-u(0, 0.1), u(0.05, 0.15))
+    return [line(start, (0, 0), (lean, 1)), line((lean - left, 1), (lean + right, 1))]
 
 
 def one_loop(u: Uniform) -> Strokes:
-    """A 1 in one cursive stroke: up from below, round a narrow top, and down."""
+    """One cursive stroke goes up from below, round a narrow top, and down."""
     loop, foot = u(-0.02, 0.1), u(-0.15, 0.05)
     top = [(0.5 * loop - 0.03, 0.18), (0.5 * loop, 0.04), (0, 0), (-0.5 * loop, 0.08)]
     start = (u(-0.45, -0.2), u(0.4, 0.75))
@@ -135,7 +130,7 @@ def one_loop(u: Uniform) -> Strokes:
 
 
 def one_broad(u: Uniform) -> Strokes:
-    """A 1 of a broad pen, without an upstroke or with one."""
+    """A broad pen writes the stem, and an upstroke or none."""
     broad, bow, lean = u(0, 0.26), u(-0.08, 0.08), u(-0.1, 0.1)
     across = np.linspace(-broad / 2, broad / 2, 11)  # near enough to leave no stripes
     stem = [curve((x + lean, 0), (x + bow, 0.5), (x - lean, 1)) for x in across]
@@ -144,7 +139,6 @@ def one_broad(u: Uniform) -> Strokes:
 
 
 def two_loop(u: Uniform) -> Strokes:
-    """A 2 with a loop."""
     width, low = u(0.5, 0.7), u(0.85, 0.95)
     top = [(0, u(0.12, 0.3)), (width / 2, 0), (width, 0.25), (0.5 * width, 0.7)]
     loop = [(0.05, low + 0.03), (-0.03, low - 0.1), (0.15, low - 0.13)]
@@ -152,7 +146,6 @@ def two_loop(u: Uniform) -> Strokes:
 
 
 def two_plain(u: Uniform) -> Strokes:
-    """A 2 without a loop, with a straight base."""
     width, neck = u(0.35, 0.7), u(0.15, 0.35)
     start = (u(-0.05, 0.1), u(0.08, 0.3))
     top = curve(start, (width / 2, 0), (width, neck), (0.65 * width, 0.6), (0, 1))
@@ -160,7 +153,7 @@ def two_plain(u: Uniform) -> Strokes:
 
 
 def two_narrow(u: Uniform) -> Strokes:
-    """A 2 with a steep neck, from a short hook to a foot."""
+    """A steep neck leads from a short hook to a foot."""
     width, neck, left = u(0.25, 0.45), u(0.15, 0.4), u(0, 0.15)
     hook = [(u(-0.05, 0.05), u(0.1, 0.25)), (0.5 * width, 0), (width, neck)]
     right = left + u(0.35, 0.55)
@@ -169,7 +162,7 @@ def two_narrow(u: Uniform) -> Strokes:
 
 
 def two_curled(u: Uniform) -> Strokes:
-    """A 2 with a curled tip and a wavy base."""
+    """The tip is curled, and the base is a wave."""
     width, curl = u(0.45, 0.65), u(0.05, 0.1)
     hook = [(2.4 * curl, 0.16 + curl), (0, 0.24), (0.5 * width, 0), (width, 0.26)]
     wave = [(0.3 * width, 1 - u(0.02, 0.1)), (0.75 * width, 1), (width + 0.05, 1 - u(0.02, 0.15))]
@@ -177,7 +170,6 @@ def two_curled(u: Uniform) -> Strokes:
 
 
 def three_flat(u: Uniform) -> Strokes:
-    """A 3 with a flat top."""
     width, neck = u(0.45, 0.65), (u(0.1, 0.35), u(0.35, 0.48))
     top = line((u(-0.05, 0.1), u(-0.03, 0.05)), (width, 0), neck)
     belly = [(width + 0.03, 0.7), (0.6 * width, 1), (-0.03, u(0.82, 0.96))]
@@ -185,7 +177,6 @@ def three_flat(u: Uniform) -> Strokes:
 
 
 def three_curled(u: Uniform) -> Strokes:
-    """A 3 with curled ends."""
     width, middle, curl = u(0.45, 0.65), u(0.4, 0.5), u(0.03, 0.08)
     upper = [(2.2 * curl, 0.15 + curl), (0.4 * curl, 0.17), (0.5 * width, 0), (width, 0.22)]
     lower = [(0.45 * width, middle), (width + 0.04, 0.73), (0.5 * width, 1), (-0.02, 0.86)]
@@ -193,14 +184,14 @@ def three_curled(u: Uniform) -> Strokes:
 
 
 def four_open(u: Uniform) -> Strokes:
-    """An open 4: down and to the right in one stroke, and a second one across."""
+    """One stroke goes down and to the right, and a second one crosses it."""
     bar, x = u(0.5, 0.72), u(0.4, 0.6)
     slope = [(u(0.2, 0.5), 0), (u(-0.05, 0.05), bar), (x + u(0.08, 0.3), bar + u(-0.08, 0.03))]
     return [line(*slope, roundness=u(0, 0.4)), line((x, u(0.1, 0.45)), (x + u(-0.12, 0.03), 1))]
 
 
 def four_low(u: Uniform) -> Strokes:
-    """A 4 with a long slope, a low bar, and a short stroke that just crosses it."""
+    """The slope is long, the bar is low, and a short stroke just crosses it."""
     bar, x = u(0.6, 0.8), u(0.35, 0.6)
     slope = [(u(0.3, 0.65), 0), (0, bar), (x + u(0.1, 0.3), bar + u(-0.1, 0.02))]
     across = line((x + u(0, 0.2), u(0.3, bar - 0.1)), (x - u(0, 0.1), 1))
@@ -208,7 +199,7 @@ def four_low(u: Uniform) -> Strokes:
 
 
 def four_stub(u: Uniform) -> Strokes:
-    """A 4 whose second stroke does little more than hang from the bar."""
+    """The second stroke does little more than hang from the bar."""
     bar, x = u(0.6, 0.78), u(0.4, 0.6)
     slope = [(u(0.3, 0.65), 0), (u(0, 0.08), bar), (x + u(0.1, 0.25), bar + u(-0.12, 0.02))]
     stub = line((x + u(0, 0.05), bar - u(0, 0.15)), (x - u(0, 0.08), 1))
@@ -216,7 +207,7 @@ def four_stub(u: Uniform) -> Strokes:
 
 
 def four_bolt(u: Uniform) -> Strokes:
-    """A 4 as a bolt of lightning, in one stroke."""
+    """A bolt of lightning, in one stroke."""
     bar, right = u(0.45, 0.65), u(0.45, 0.75)
     rise = u(0.04, 0.2)  # a bar that falls would make it a 5
     points = [(u(0.2, 0.5), 0), (0, bar), (right, bar - rise), (right - u(0.05, 0.3), 1)]
@@ -224,7 +215,7 @@ def four_bolt(u: Uniform) -> Strokes:
 
 
 def four_round(u: Uniform) -> Strokes:
-    """A 4 rounded like a G with a tail."""
+    """A 4 that is round like a G with a tail."""
     right, rise, low = u(0.5, 0.75), u(0.32, 0.55), u(0.68, 0.82)
     bowl = [(u(0.3, 0.6), 0), (0.05, low - 0.25), (0.12, low - 0.03), (0.5 * right, low - 0.02)]
     stem = line((right, rise), (right - u(0, 0.3), 1))
@@ -232,36 +223,29 @@ def four_round(u: Uniform) -> Strokes:
 
 
 def four_closed(u: Uniform) -> Strokes:
-    """A closed 4, as fonts print it."""
     bar, x = u(0.55, 0.8), u(0.4, 0.65)
     slope = [(x, u(0, 0.06)), (0, bar), (x + u(0.06, 0.3), bar + u(-0.05, 0.02))]
     return [line(*slope, roundness=u(0, 0.25)), line((x, 0), (x, 1))]
 
 
-def five_body(u: Uniform, width: float, neck: float, top: float) -> np.ndarray:
-    """Return the neck and the belly of a 5."""
+def five(u: Uniform, apart: bool = False) -> Strokes:
+    """The hat stands apart, or all is one stroke with a small belly."""
+    if apart:
+        width, y = u(0.45, 0.65), u(-0.12, 0.04)
+        hat = line((u(0.08, 0.25), y), (width + u(0, 0.25), y + u(-0.08, 0.04)))
+        neck, top = u(0.35, 0.45), u(0.08, 0.16)
+    else:
+        width = u(0.3, 0.55)
+        hat = line((width + u(0, 0.3), u(-0.05, 0.05)), (0.08, 0))
+        neck, top = u(0.25, 0.45), 0.02
     left, stop = u(0, 0.08), u(-0.1, 0.15)
     belly = [(width, 0.65), (0.4 * width + 0.5 * stop + 0.1, 0.98), (stop, u(0.88, 1))]
     belly = curve((left, neck), (0.55 * width, neck - 0.03), *belly)
-    return np.concatenate([line((left + 0.03, top), (left, neck)), belly])
-
-
-def five_hat_apart(u: Uniform) -> Strokes:
-    """A 5 whose hat stands apart."""
-    width, y = u(0.45, 0.65), u(-0.12, 0.04)
-    hat = line((u(0.08, 0.25), y), (width + u(0, 0.25), y + u(-0.08, 0.04)))
-    return [hat, five_body(u, width, u(0.35, 0.45), u(0.08, 0.16))]
-
-
-def five_stroke(u: Uniform) -> Strokes:
-    """A 5 in one stroke, with a small belly."""
-    width = u(0.3, 0.55)
-    hat = line((width + u(0, 0.3), u(-0.05, 0.05)), (0.08, 0))
-    return [np.concatenate([hat, five_body(u, width, u(0.25, 0.45), 0.02)])]
+    body = np.concatenate([line((left + 0.03, top), (left, neck)), belly])
+    return [hat, body] if apart else [np.concatenate([hat, body])]
 
 
 def five_like_s(u: Uniform) -> Strokes:
-    """A 5 like an S."""
     width, neck = u(0.35, 0.55), u(0.38, 0.5)
     upper = [(width + u(0, 0.2), u(-0.03, 0.06)), (0.3 * width, 0.02), (u(0, 0.08), 0.6 * neck)]
     lower = [(width, u(0.66, 0.76)), (0.5 * width, 0.98), (u(-0.1, 0.05), u(0.88, 1))]
@@ -269,7 +253,7 @@ def five_like_s(u: Uniform) -> Strokes:
 
 
 def six_circle(u: Uniform) -> Strokes:
-    """A 6 as a circle with a stroke on it, straight or curved."""
+    """A stroke, straight or curved, stands on a circle."""
     size, bow = u(0.45, 0.65), u(0, 0.1)
     top, touch = (u(0.2, 1.05) * size, 0), (0.01, 1 - u(0.44, 0.58) * size)
     middle = ((touch[0] + top[0]) / 2 - bow, touch[1] / 2 - 0.3 * bow)
@@ -277,101 +261,61 @@ def six_circle(u: Uniform) -> Strokes:
 
 
 def six_curled(u: Uniform) -> Strokes:
-    """A 6 with a curled tip."""
     width, low = u(0.5, 0.7), u(0.46, 0.56)
     tip = [(width, u(0.15, 0.23)), (width + u(0, 0.06), 0.09), (0.6 * width, 0)]
     bowl = [(0.5 * width, 1), (width, 0.5 + low / 2 + 0.02), (0.5 * width, low), (0.03, 0.65)]
     return [curve(*tip, (0.12 * width, 0.25), (0, 0.65), *bowl)]
 
 
-def seven(u: Uniform, serif: bool = False, bar: bool = False) -> Strokes:
-    """A 7, and what its readers like to add."""
+def seven(u: Uniform, serif: bool = False, bar: bool = False, foot: bool = False) -> Strokes:
     width, bow = u(0.45, 0.7), u(-0.06, 0.1)
-    foot = u(0, width - 0.25)  # a 7 with a steep stem and a foot is a 1
-    x = (width + foot) / 2 + bow
-    points = [(0, u(-0.06, 0.06)), (width, 0), (x, 0.5), (foot, 1)]
+    end = u(0, width - 0.25)  # a 7 with a steep stem and a foot is a 1
+    middle = (width + end) / 2 + bow
+    points = [(0, u(-0.06, 0.06)), (width, 0), (middle, 0.5), (end, 1)]
     if serif:
         points.insert(0, (u(-0.06, 0.04), u(0.1, 0.18 if bar else 0.3)))
     strokes = [line(*points, roundness=u(0, 1))]
     if bar:
         y, tilt = u(0.42, 0.66), u(-0.08, 0.05)
-        x += (0.5 - y) * (width - foot)
+        x = middle + (0.5 - y) * (width - end)
         strokes.append(line((x - u(0.1, 0.35), y - tilt), (x + u(0.08, 0.3), y + tilt)))
+    if foot:
+        strokes.append(line((end - u(0.06, 0.18), 1), (end + u(0.06, 0.18), 1)))
     return strokes
 
 
-def seven_bar(u: Uniform) -> Strokes:
-    """A 7 with a bar."""
-    return seven(u, bar=True)
-
-
-def seven_serif(u: Uniform) -> Strokes:
-    """A 7 with a serif."""
-    return seven(u, serif=True)
-
-
-def seven_serif_bar(u: Uniform) -> Strokes:
-    """A 7 with a serif and a bar."""
-    return seven(u, serif=True, bar=True)
-
-
-def seven_foot(u: Uniform) -> Strokes:
-    """A 7 with a foot."""
-    stroke = seven(u)[0]
-    x, y = stroke[-1]
-    return [stroke, line((x - u(0.06, 0.18), y), (x + u(0.06, 0.18), y))]
-
-
 def eight_circles(u: Uniform) -> Strokes:
-    """An 8 as one circle on another."""
     upper, x = u(0.36, 0.52), u(-0.06, 0.06)
     wide, lower_wide = u(0.85, 1.1) * upper, u(0.85, 1.1) * (1 - upper)
-    circle = oval(x - wide / 2, 0, wide, upper)
-    return [circle, oval(-lower_wide / 2, upper, lower_wide, 1 - upper)]
+    lower = oval(-lower_wide / 2, upper, lower_wide, 1 - upper)
+    return [oval(x - wide / 2, 0, wide, upper), lower]
 
 
 def eight_narrow(u: Uniform) -> Strokes:
-    """A narrow 8 in one stroke."""
     x, middle = u(0.17, 0.24), u(0.42, 0.52)
     upper = [(x, 0.14), (0, 0), (-x, 0.2), (0, middle)]
     return [curve(*upper, (x, 0.78), (0, 1), (-x, 0.78), (0, middle), (x, 0.14))]
 
 
-def head(u: Uniform) -> tuple[np.ndarray, float, float]:
-    """Return the head of a 9, and its width and height."""
+def nine(u: Uniform, tail: str) -> Strokes:
+    """The head is an oval; the tail is round, hooked, flat or straight."""
     width, height = u(0.35, 0.6), u(0.35, 0.55)
-    return oval(0, 0, width, height, u(-40, 0)), width, height
-
-
-def nine_round(u: Uniform) -> Strokes:
-    """A 9 with a round tail."""
-    circle, x, y = head(u)
-    return [circle, curve((x, y * 0.4), (x, 0.6), (0.6 * x, 0.95), (u(-0.05, 0.2), u(0.85, 1)))]
-
-
-def nine_hook(u: Uniform) -> Strokes:
-    """A 9 with a straight stem that ends in a hook."""
-    circle, x, y = head(u)
-    left = u(0.15, 0.4)
-    hook = [(x - 0.06, 0.94), (x - left / 2 - 0.03, 1), (x - left, u(0.84, 0.97))]
-    return [circle, curve((x, y * 0.3), (x, 0.75), *hook)]
-
-
-def nine_flat(u: Uniform) -> Strokes:
-    """A 9 with a flat tail."""
-    circle, x, y = head(u)
-    tail = [(x + u(-0.02, 0.1), 1), (x - u(0.25, 0.6), 1 + u(-0.05, 0.02))]
-    return [circle, line((x, y * 0.4), *tail, roundness=u(0.1, 0.6))]
-
-
-def nine_straight(u: Uniform) -> Strokes:
-    """A 9 with a straight tail, upright or leaning."""
-    circle, x, y = head(u)
-    return [circle, line((x, u(0.3, 0.5) * y), (x + u(-0.35, 0.05), 1))]
+    head = oval(0, 0, width, height, u(-40, 0))
+    if tail == "round":
+        end = (u(-0.05, 0.2), u(0.85, 1))
+        return [head, curve((width, 0.4 * height), (width, 0.6), (0.6 * width, 0.95), end)]
+    if tail == "hook":
+        left = u(0.15, 0.4)
+        hook = [(width - 0.06, 0.94), (width - left / 2 - 0.03, 1), (width - left, u(0.84, 0.97))]
+        return [head, curve((width, 0.3 * height), (width, 0.75), *hook)]
+    if tail == "flat":
+        base = [(width + u(-0.02, 0.1), 1), (width - u(0.25, 0.6), 1 + u(-0.05, 0.02))]
+        return [head, line((width, 0.4 * height), *base, roundness=u(0.1, 0.6))]
+    return [head, line((width, u(0.3, 0.5) * height), (width + u(-0.35, 0.05), 1))]
 
 
 def nine_like_s(u: Uniform) -> Strokes:
-    """A 9 like an S, with a small head and a wide tail."""
+    """The head is small, and the tail is wide."""
     width, height = u(0.18, 0.42), u(0.22, 0.5)
     belly, low = width + u(0.05, 0.3), max(u(0.62, 0.85), height + 0.2)
     neck = (u(0.5, 0.9) * width, u(0.65, 0.95) * height)
@@ -380,7 +324,7 @@ def nine_like_s(u: Uniform) -> Strokes:
 
 
 def nine_open(u: Uniform) -> Strokes:
-    """A 9 with its head open, below or, a little, above."""
+    """The head is open below or, by a little, above."""
     width, height, lean = u(0.4, 0.6), u(0.38, 0.52), u(-0.3, 0.05)
     # With a wide gap above it would be a 4.
     start, sweep = (-30, u(-350, -295)) if u(0, 1) < 0.6 else (u(-70, -50), -290)
@@ -388,22 +332,27 @@ def nine_open(u: Uniform) -> Strokes:
     return [oval(0, 0, width, height, start, sweep), curve(*stem, (width + lean, 1))]
 
 
-# By name, which begins with the digit that it is.
-DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+# The digit that each style writes, its name, and the function that returns its strokes.
 # fmt: off
-KINDS = {
-    f"{DIGIT_NAMES.index(words[0])} {' '.join(words[1:])}": kind
-    for kind in (
-        zero_slash, zero_dot,
-        one_upstroke, one_wide, one_leaning, one_foot, one_upstroke_foot, one_loop, one_broad,
-        two_loop, two_plain, two_narrow, two_curled, three_flat, three_curled,
-        four_open, four_low, four_stub, four_bolt, four_round, four_closed,
-        five_hat_apart, five_stroke, five_like_s, six_circle, six_curled,
-        seven_bar, seven_serif, seven_serif_bar, seven_foot, eight_circles, eight_narrow,
-        nine_round, nine_hook, nine_flat, nine_straight, nine_like_s, nine_open,
-    )
-    for words in [kind.__name__.split("_")]
-}
+STYLES = [
+    (0, "slash", zero), (0, "dot", partial(zero, dot=True)),
+    (1, "upstroke", one_upstroke), (1, "wide", one_wide),
+    (1, "leaning", partial(one_upstroke, leans=(-0.5, -0.15), max_slope=0.8)),
+    (1, "foot", one_foot), (1, "upstroke foot", partial(one_foot, printed=True)),
+    (1, "loop", one_loop), (1, "broad", one_broad),
+    (2, "loop", two_loop), (2, "plain", two_plain), (2, "narrow", two_narrow),
+    (2, "curled", two_curled), (3, "flat", three_flat), (3, "curled", three_curled),
+    (4, "open", four_open), (4, "low", four_low), (4, "stub", four_stub), (4, "bolt", four_bolt),
+    (4, "round", four_round), (4, "closed", four_closed),
+    (5, "hat apart", partial(five, apart=True)), (5, "stroke", five), (5, "like s", five_like_s),
+    (6, "circle", six_circle), (6, "curled", six_curled),
+    (7, "bar", partial(seven, bar=True)), (7, "serif", partial(seven, serif=True)),
+    (7, "serif bar", partial(seven, serif=True, bar=True)), (7, "foot", partial(seven, foot=True)),
+    (8, "circles", eight_circles), (8, "narrow", eight_narrow),
+    (9, "round", partial(nine, tail="round")), (9, "hook", partial(nine, tail="hook")),
+    (9, "flat", partial(nine, tail="flat")), (9, "straight", partial(nine, tail="straight")),
+    (9, "like s", nine_like_s), (9, "open", nine_open),
+]
 # fmt: on
 
 
@@ -411,25 +360,43 @@ KINDS = {
 
 
 def draw_handwriting(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw n digits in ways that MNIST lacks, each kind in turn, so that all are as frequent.
+    """Draw n digits, one of each style in turn.
 
     Returns images like MNIST's, uint8 (n, 28, 28), ink 255 on background 0, and their labels,
-    int64 (n,), 0..9. The same seed gives the same bytes; a smaller n, the first of them.
+    int64 (n,), 0..9. The same seed gives the same bytes, and a smaller n gives the first of them.
     """
-    kinds = list(KINDS.items())
     rng = np.random.Generator(np.random.PCG64(seed))
     images = np.zeros((n, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     labels = np.zeros(n, np.int64)
     for i in range(n):
-        name, write = kinds[i % len(kinds)]
-        images[i] = draw(vary(write(rng.uniform), rng), rng)
-        labels[i] = int(name[0])
+        labels[i], _, style = STYLES[i % len(STYLES)]
+        images[i] = draw(style(rng.uniform), rng)
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
+def draw(strokes: Strokes, rng: np.random.Generator) -> np.ndarray:
+    """Draw strokes in MNIST's geometry, in a random hand and with a random pen: uint8 (28, 28).
+
+    The longer side is 20 px, and the centre of mass lies within half a pixel of the middle.
+    """
+    strokes = vary(strokes, rng)
+    pen = rng.uniform(*PEN_WIDTHS)
+    edge = min(pen, rng.uniform(*EDGE_WIDTHS))  # a wider edge would leave no pixel full
+    segments = np.concatenate([np.stack([s[:-1], s[1:]], axis=1) for s in strokes])  # (S, 2, 2)
+    low, high = segments.min(axis=(0, 1)), segments.max(axis=(0, 1))
+    scale = (BOX_SIZE - pen - edge) / (high - low).max()
+    distance = distance_to_segments((segments - (low + high) / 2) * scale + IMAGE_SIZE / 2)
+    ink = (0.5 + (pen / 2 - distance) / edge).clip(0, 1)
+    # Shift by whole pixels, as MNIST does. Its middle is half a pixel off, in pixel (14, 14).
+    places = np.arange(IMAGE_SIZE) - IMAGE_SIZE // 2
+    offset = [ink.sum(axis=axis) @ places / ink.sum() for axis in (1, 0)]
+    ink = np.roll(ink, [-round(o) for o in offset], axis=(0, 1))
+    return (255 * ink).round().astype(np.uint8)
+
+
 def vary(strokes: Strokes, rng: np.random.Generator) -> Strokes:
-    """Slant, stretch and bend strokes, as another hand would write them."""
-    slant, stretch = rng.uniform(-SLANT, SLANT), rng.uniform(*STRETCH)
+    """Slant, stretch and bend strokes at random, as another hand would write them."""
+    slant, stretch = rng.uniform(-MAX_SLANT, MAX_SLANT), rng.uniform(*STRETCHES)
     bend = rng.normal(0, BEND, (3, 2))
     points = np.concatenate(strokes)
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
@@ -441,131 +408,66 @@ def vary(strokes: Strokes, rng: np.random.Generator) -> Strokes:
     return varied
 
 
-def draw(strokes: Strokes, rng: np.random.Generator) -> np.ndarray:
-    """Draw strokes with some pen in MNIST's geometry: uint8 (28, 28).
-
-    The longer side is 20 px, and the centre of mass is, to half a pixel, in the middle.
-    """
-    pen = rng.uniform(*PENS)
-    softness = min(pen, rng.uniform(*SOFTNESS))  # or no ink would be full
-    ends = np.concatenate([np.stack([s[:-1], s[1:]], axis=1) for s in strokes])  # (S, 2, 2)
-    low, high = ends.min(axis=(0, 1)), ends.max(axis=(0, 1))
-    scale = (BOX_SIZE - pen - softness) / (high - low).max()
-    distance = distance_to_segments((ends - (low + high) / 2) * scale + IMAGE_SIZE / 2)
-    ink = (0.5 + (pen / 2 - distance) / softness).clip(0, 1)
-    # By whole pixels, as in MNIST, where the middle is half a pixel off, in pixel (14, 14).
-    places = np.arange(IMAGE_SIZE) - IMAGE_SIZE // 2
-    offset = [ink.sum(axis=1) @ places / ink.sum(), ink.sum(axis=0) @ places / ink.sum()]
-    ink = np.roll(ink, [-round(o) for o in offset], axis=(0, 1))
-    return (255 * ink).round().astype(np.uint8)
-
-
-def distance_to_segments(ends: np.ndarray) -> np.ndarray:
+def distance_to_segments(segments: np.ndarray) -> np.ndarray:
     """Return how far each pixel is from the nearest segment: (S, 2 ends, 2) to (28, 28)."""
-    ends = ends.astype(np.float32)
-    start, along = ends[:, 0], ends[:, 1] - ends[:, 0]  # (S, 2)
+    segments = segments.astype(np.float32)
+    start, along = segments[:, 0], segments[:, 1] - segments[:, 0]  # (S, 2)
     pixels = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5
     x, y = pixels - start[:, :1], pixels - start[:, 1:]  # (S, 28)
     dot = (y * along[:, 1:])[:, :, None] + (x * along[:, :1])[:, None, :]  # (S, 28, 28)
     square = (along**2).sum(axis=1)[:, None, None] + 1e-6  # a dot has no length
-    share = (dot / square).clip(0, 1)  # of the segment, up to its point that is nearest
+    share = (dot / square).clip(0, 1)  # of the segment that lies before its nearest point
     squares = (y**2)[:, :, None] + (x**2)[:, None, :] - share * (2 * dot - share * square)
     return np.sqrt(squares.min(axis=0).clip(0))
 
 
-# ---- What is no digit --------------------------------------------------------------------
+# ---- Non-digits --------------------------------------------------------------------------
 
-NO_DIGIT = 10  # its label
+NON_DIGIT = 10  # the label of a non-digit among training digits
 
-# Letters and signs. A stroke is points, each x and y on a grid of ten; after ~ it is smooth. What
-# some read as a digit is not among them: O, I, l, Z, z, S, s, B, b, q, g, or a bar alone.
+# Letters and signs, and the strokes of their variants. A slash parts variants, a bar parts strokes.
+# A stroke is points, each x and y on a grid of ten; with ~ it is a curve. Left out is what some
+# people read as a digit: O, I, l, Z, z, S, s, B, b, q, g, or a bar alone.
 GLYPHS = """
-A  09 40 79 | 16 66
-A  09 00 60 69 | 05 65
-a  ~ 02 30 52 59 | ~ 54 14 07 29 57
-a  ~ 63 33 05 39 66 | 62 69
-a  ~ 10 40 59 | ~ 54 25 07 29 58
-C  ~ 61 40 04 39 68
-C  ~ 62 41 13 06 29 58
-C  ~ 60 21 04 28 69
-D  00 09 | ~ 00 40 65 49 09
-D  00 09 | ~ 00 50 66 59 09
-D  10 19 | ~ 00 30 65 39 09
+Aa  09 40 79 | 16 66  / 09 00 60 69 | 05 65  / ~ 02 30 52 59 | ~ 54 14 07 29 57
+a  ~ 63 33 05 39 66 | 62 69  / ~ 10 40 59 | ~ 54 25 07 29 58
+C  ~ 61 40 04 39 68  / ~ 62 41 13 06 29 58  / ~ 60 21 04 28 69
+D  00 09 | ~ 00 40 65 49 09  / 00 09 | ~ 00 50 66 59 09  / 10 19 | ~ 00 30 65 39 09
 d  60 69 | ~ 65 33 06 39 67
-E  60 00 09 69 | 04 54
-e  05 65 | ~ 65 51 21 05 29 68
-F  60 00 09 | 04 54
-f  ~ 61 40 22 29 | 03 53
-f  ~ 61 40 33 37 19 | 13 53
-G  ~ 61 40 04 39 66 | 36 66
-G  ~ 71 40 04 39 67 | 45 65 69
-H  00 09 | 60 69 | 04 64
-h  00 09 | ~ 05 34 56 59
-J  ~ 60 67 39 08
-J  ~ 50 57 29 07 | 20 80
-J  ~ 60 67 49 18 06
-J  ~ 50 56 38 19 08
-J  ~ 60 67 39 08 | 30 80
-j  ~ 43 47 39 08 | 40 41
-j  ~ 33 37 28 09 | 30 31
-K  00 09 | 60 05 | 25 69
-k  00 09 | 53 06 | 26 59
-L  00 09 59
-L  00 09 49 47
-M  09 00 45 80 89
-M  09 10 49 80 99
-m  00 09 | ~ 03 20 42 49 | ~ 42 70 82 89
-N  09 00 69 60
-n  00 09 | ~ 03 40 64 69
-n  ~ 00 02 09 | ~ 03 30 52 58 69
-P  00 09 | ~ 00 40 62 44 05
-p  00 09 | ~ 01 30 53 35 05
-Q  ~ 40 04 49 84 40 | 46 79
-Q  ~ 30 04 39 64 30 | ~ 37 59 79
-Q  ~ 40 04 49 84 40 | 57 89
-R  00 09 | ~ 00 40 62 44 05 | 25 69
-r  00 09 | ~ 04 20 51
-T  00 70 | 40 39
-T  00 60 | 30 39
-t  ~ 30 37 49 68 | 03 63
-t  30 39 | 03 63
-U  ~ 00 06 39 66 60
-U  00 ~ 07 29 49 67 60
-u  ~ 00 06 29 56 | 50 59
-u  ~ 00 07 39 67 | 60 69
-V  00 39 60
-v  ~ 00 28 38 60
-W  00 29 43 69 80
-w  ~ 00 18 30 68 80
-X  00 69 | 60 09
-x  ~ 01 20 57 78 | 70 09
-Y  00 34 60 | 34 39
-y  00 36 | 60 09
-y  ~ 00 04 35 64 | ~ 60 67 39 08
-alpha  ~ 70 47 19 05 23 45 79
-alpha  ~ 90 57 29 06 24 57 99
-beta  ~ 09 02 30 52 24 57 27 06
-gamma  ~ 00 20 36 39 26 36 60
+Ee  60 00 09 69 | 04 54  / 05 65 | ~ 65 51 21 05 29 68
+Ff  60 00 09 | 04 54  / ~ 61 40 22 29 | 03 53  / ~ 61 40 33 37 19 | 13 53
+G  ~ 61 40 04 39 66 | 36 66  / ~ 71 40 04 39 67 | 45 65 69
+Hh  00 09 | 60 69 | 04 64  / 00 09 | ~ 05 34 56 59
+J  ~ 60 67 39 08  / ~ 50 57 29 07 | 20 80  / ~ 60 67 49 18 06  / ~ 50 56 38 19 08
+Jj  ~ 60 67 39 08 | 30 80  / ~ 43 47 39 08 | 40 41  / ~ 33 37 28 09 | 30 31
+Kk  00 09 | 60 05 | 25 69  / 00 09 | 53 06 | 26 59
+L  00 09 59  / 00 09 49 47
+Mm  09 00 45 80 89  / 09 10 49 80 99  / 00 09 | ~ 03 20 42 49 | ~ 42 70 82 89
+Nn  09 00 69 60  / 00 09 | ~ 03 40 64 69  / ~ 00 02 09 | ~ 03 30 52 58 69
+Pp  00 09 | ~ 00 40 62 44 05  / 00 09 | ~ 01 30 53 35 05
+Q  ~ 40 04 49 84 40 | 46 79  / ~ 30 04 39 64 30 | ~ 37 59 79  / ~ 40 04 49 84 40 | 57 89
+Rr  00 09 | ~ 00 40 62 44 05 | 25 69  / 00 09 | ~ 04 20 51
+Tt  00 70 | 40 39  / 00 60 | 30 39  / ~ 30 37 49 68 | 03 63  / 30 39 | 03 63
+Uu  ~ 00 06 39 66 60  / ~ 00 07 29 49 67 60  / ~ 00 06 29 56 | 50 59  / ~ 00 07 39 67 | 60 69
+Vv  00 39 60  / ~ 00 28 38 60
+Ww  00 29 43 69 80  / ~ 00 18 30 68 80
+Xx  00 69 | 60 09  / ~ 01 20 57 78 | 70 09
+Yy  00 34 60 | 34 39  / 00 36 | 60 09  / ~ 00 04 35 64 | ~ 60 67 39 08
+α  ~ 70 47 19 05 23 45 79  / ~ 90 57 29 06 24 57 99
+βγ  ~ 09 02 30 52 24 57 27 06  / ~ 00 20 36 39 26 36 60
 bow  ~ 00 33 36 09
-pi  00 80 | 20 29 | 60 69
-plus  30 36 | 03 63
-equals  00 60 | 03 63
-query  ~ 02 30 52 35 36 | 38 39
-hash  20 09 | 70 59 | 03 93 | 06 86
-percent  60 09 | ~ 10 01 12 21 10 | ~ 57 48 59 68 57
-asterisk  30 39 | 03 66 | 06 63
-arrow  04 84 | 52 84 56
-arrow  39 30 | 03 30 63
-check  05 29 70
-check  ~ 05 28 37 80
+π  00 80 | 20 29 | 60 69
++=?  30 36 | 03 63  / 00 60 | 03 63  / ~ 02 30 52 35 36 | 38 39
+#%  20 09 | 70 59 | 03 93 | 06 86  / 60 09 | ~ 10 01 12 21 10 | ~ 57 48 59 68 57
+*  30 39 | 03 66 | 06 63
+arrow  04 84 | 52 84 56  / 39 30 | 03 30 63
+check  05 29 70  / ~ 05 28 37 80
 diamond  39 04 30 64 39
 star  19 40 79 03 83 19
 heart  ~ 39 03 11 32 51 63 39
 triangle  09 40 89 09
-corner  60 04 68
-corner  00 64 08
-box  00 70 79 09 00
-box  00 60 69 09 00 | 05 65
+corner  60 04 68  / 00 64 08
+box  00 70 79 09 00  / 00 60 69 09 00 | 05 65
 cross  00 70 79 09 00 79 | 70 09
 face  ~ 40 04 49 84 40 | 23 24 | 63 64 | ~ 26 47 66
 fish  ~ 80 38 06 13 31 58 89
@@ -575,22 +477,15 @@ man  ~ 30 22 34 42 30 | 34 37 09 | 37 69 | 05 65
 """
 
 
-def read_glyph(row: str) -> list[tuple[Callable, np.ndarray]]:
-    """Return the strokes of a row of `GLYPHS`: `line` or `curve`, and its points, 1 high."""
-    strokes = row.split(maxsplit=1)[1].split("|")
-    points = [[[int(x) / 9, int(y) / 9] for x, y in s.replace("~", "").split()] for s in strokes]
-    return [
-        (curve if "~" in s else line, np.array(p)) for s, p in zip(strokes, points, strict=True)
-    ]
-
-
-ALPHABET = [read_glyph(row) for row in GLYPHS.strip().splitlines()]
+VARIANTS = [v for row in GLYPHS.strip().splitlines() for v in row.split(maxsplit=1)[1].split("/")]
 
 
 def glyph(rng: np.random.Generator) -> Strokes:
-    """A letter or a sign, in a shaky hand, with serifs or without."""
+    """Return a letter or a sign in a shaky hand, with serifs or without."""
     strokes, serifs, width = [], rng.random() < 0.25, rng.uniform(0.6, 1.1)
-    for shape, points in ALPHABET[rng.integers(len(ALPHABET))]:
+    for stroke in VARIANTS[rng.integers(len(VARIANTS))].split("|"):
+        shape = curve if "~" in stroke else line
+        points = np.array([[int(x), int(y)] for x, y in stroke.replace("~", "").split()]) / 9
         points = points * np.array([width, 1]) + rng.normal(0, SHAKE, points.shape)
         strokes.append(shape(*points))
         for x, y in points[[0, -1]] if serifs else ():
@@ -599,7 +494,7 @@ def glyph(rng: np.random.Generator) -> Strokes:
 
 
 def word(rng: np.random.Generator) -> Strokes:
-    """Two to four letters or signs in a row."""
+    """Return two to four letters or signs in a row."""
     strokes, right = [], 0.0
     for _ in range(rng.integers(2, 5)):
         letter = glyph(rng)
@@ -609,25 +504,24 @@ def word(rng: np.random.Generator) -> Strokes:
 
 
 def scribble(rng: np.random.Generator) -> Strokes:
-    """One long stroke that goes anywhere, with corners or without."""
+    """Return one long stroke that wanders about, with corners or without."""
     points = rng.uniform(0, 1, (rng.integers(5, 15), 2))
     return [line(*points) if rng.random() < 0.5 else curve(*points)]
 
 
 def doodle(rng: np.random.Generator) -> Strokes:
-    """Lines, curves and ovals, here and there."""
+    """Return lines, curves and ovals at random places."""
     strokes = []
     for _ in range(rng.integers(4, 9)):
         points = rng.uniform(0, 1, 2) + rng.normal(0, 0.3, (rng.integers(2, 5), 2))
-        ring = oval(
-            *points[0], *rng.uniform(0.1, 0.7, 2), rng.uniform(0, 360), rng.uniform(90, 360)
-        )
-        strokes.append((line(*points), curve(*points), ring)[rng.integers(3)])
+        sides, angles = rng.uniform(0.1, 0.7, 2), (rng.uniform(0, 360), rng.uniform(90, 360))
+        shapes = line(*points), curve(*points), oval(*points[0], *sides, *angles)
+        strokes.append(shapes[rng.integers(3)])
     return strokes
 
 
 def texture(rng: np.random.Generator) -> np.ndarray:
-    """Blots, stripes or a grid, cut out by a square or a circle: ink, (40, 40) in 0..1."""
+    """Return blots, stripes or a grid, within a square or an ellipse: ink, (40, 40) in 0..1."""
     places = np.linspace(-1, 1, 40)
     x, y = places[None], places[:, None]
     angle, waves = rng.uniform(0, np.pi), rng.uniform(4, 20)
@@ -637,12 +531,12 @@ def texture(rng: np.random.Generator) -> np.ndarray:
     blots = scipy.ndimage.gaussian_filter(rng.normal(size=(40, 40)), rng.uniform(1, 7))
     values = (blots, blots, stripes, grid)[rng.integers(4)]
     values = (values - np.quantile(values, rng.uniform(0.4, 0.9))) / values.std()
-    circle = np.hypot(x, y * rng.uniform(1, 1.6)) < 1
-    return (0.5 + 3 * values).clip(0, 1) * (circle | (rng.random() < 0.4))
+    ellipse = np.hypot(x, y * rng.uniform(1, 1.6)) < 1
+    return (0.5 + 3 * values).clip(0, 1) * (ellipse | (rng.random() < 0.4))
 
 
 def spots(rng: np.random.Generator) -> np.ndarray:
-    """One round or long spot or up to six, sharp or blurred: ink, (40, 40) in 0..1."""
+    """Return one to six spots, round or long, sharp or blurred: ink, (40, 40) in 0..1."""
     y, x = np.mgrid[:40, :40]
     ink = np.zeros((40, 40))
     for _ in range(max(1, rng.integers(-1, 7))):
@@ -653,15 +547,14 @@ def spots(rng: np.random.Generator) -> np.ndarray:
 
 
 def pair(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
-    """Two digits that touch or nearly do, or one and half of its neighbour: ink, (H, W) in 0..1."""
-    left, right = (crop(digits[i]) for i in rng.integers(len(digits), size=2))
+    """Return two digits that nearly touch or overlap, and often cut one in half: (H, W) in 0..1."""
+    left, right = (crop(d, FAINT * d.max()) for d in digits[rng.integers(len(digits), size=2)])
     gap, drop = rng.integers(-2, 3), rng.integers(-4, 5)
     height = 8 + max(len(left), len(right))
     ink = np.zeros((height, left.shape[1] + right.shape[1] + gap), np.uint8)
-    for part, x, y in ((left, 0, 0), (right, left.shape[1] + gap, drop)):
-        top = (height - len(part) + y) // 2
-        place = ink[top : top + len(part), x : x + part.shape[1]]
-        np.maximum(place, part, out=place)
+    ink[(height - len(left)) // 2 :, : left.shape[1]][: len(left)] = left
+    place = ink[(height - len(right) + drop) // 2 :, -right.shape[1] :][: len(right)]
+    np.maximum(place, right, out=place)
     side, share = rng.integers(5), rng.uniform(0.35, 0.6)
     if side == 0:
         ink = ink[:, round(share * left.shape[1]) :]
@@ -670,57 +563,51 @@ def pair(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
     return ink / 255
 
 
-def crop(ink: np.ndarray) -> np.ndarray:
-    """Cut away what has no ink."""
-    rows, columns = (np.flatnonzero(ink.max(axis=axis) > 0.25 * ink.max()) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
 def redraw(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw ink, (H, W) in 0..1, in MNIST's geometry, as a picture or a small one would be."""
-    drawn = draw_as_mnist(crop(ink).astype(np.float32), small=rng.random() < 0.5)
+    """Draw ink, (H, W) in 0..1, in MNIST's geometry, as a large picture or a small one."""
+    ink = crop(ink, FAINT * ink.max()).astype(np.float32)
+    drawn = draw_as_mnist(ink, small=rng.random() < 0.5)
     return (255 * drawn).round().astype(np.uint8)
 
 
-# Letters are the most frequent, as they are elsewhere.
-NON_DIGITS = (
+# Letters are the most frequent, as they are where digits are read.
+NON_DIGIT_KINDS = (
     *("letters", "pairs", "letters", "textures", "letters", "scribbles", "spots"),
     *("letters", "pairs", "words", "doodles", "letters", "spots", "scribbles"),
 )
 
 
 def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
-    """Draw n times what is no digit: letters, signs, scribbles, textures and pairs of digits.
+    """Draw n non-digits: letters, signs, words, scribbles, textures, spots and pairs of digits.
 
-    Takes digits to make the pairs from, uint8 (N, 28, 28); returns images like MNIST's, uint8
-    (n, 28, 28). The same seed and digits give the same bytes.
+    Takes the digits of which pairs are made, uint8 (N, 28, 28). Returns images like MNIST's,
+    uint8 (n, 28, 28). The same seed and digits give the same bytes.
     """
     digits = images.numpy()
-    rng = np.random.Generator(np.random.PCG64([seed, NO_DIGIT]))
+    rng = np.random.Generator(np.random.PCG64([seed, NON_DIGIT]))
     make = {
-        "letters": lambda: draw(vary(glyph(rng), rng), rng),
-        "words": lambda: draw(vary(word(rng), rng), rng),
-        "scribbles": lambda: draw(vary(scribble(rng), rng), rng),
-        "doodles": lambda: draw(vary(doodle(rng), rng), rng),
+        "letters": lambda: draw(glyph(rng), rng),
+        "words": lambda: draw(word(rng), rng),
+        "scribbles": lambda: draw(scribble(rng), rng),
+        "doodles": lambda: draw(doodle(rng), rng),
         "textures": lambda: redraw(texture(rng), rng),
         "spots": lambda: redraw(spots(rng), rng),
         "pairs": lambda: redraw(pair(rng, digits), rng),
     }
     drawn = np.zeros((n, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     for i in range(n):
-        drawn[i] = make[NON_DIGITS[i % len(NON_DIGITS)]]()
+        drawn[i] = make[NON_DIGIT_KINDS[i % len(NON_DIGIT_KINDS)]]()
     return torch.from_numpy(drawn)
 
 
 def add_drawings(digits: Digits, handwriting: float, non_digits: float, seed: int) -> Digits:
-    """Return digits, then drawings of ways of writing that MNIST lacks, then of non-digits.
+    """Return digits on any device, then drawn digits, then non-digits, all on the CPU.
 
-    How many is given as shares of the digits, which may be on any device; all are returned on the
-    CPU. Non-digits have the label `NO_DIGIT`.
+    The numbers of drawings are given as shares of the digits. Non-digits are labelled `NON_DIGIT`.
     """
     digits, n = digits.to("cpu"), len(digits)
     drawn, labels = draw_handwriting(round(handwriting * n), seed)
-    none = draw_non_digits(round(non_digits * n), seed, digits.images)
-    images = torch.cat([digits.images, drawn, none])
-    labels = torch.cat([digits.labels, labels, torch.full([len(none)], NO_DIGIT)])
+    others = draw_non_digits(round(non_digits * n), seed, digits.images)
+    images = torch.cat([digits.images, drawn, others])
+    labels = torch.cat([digits.labels, labels, torch.full([len(others)], NON_DIGIT)])
     return Digits(images, labels, digits.name)

@@ -1,10 +1,13 @@
-"""The canvas as a page: `python canvas.py`, drawn on in Chromium, and asked what it must refuse."""
+"""The canvas as a page: it is drawn on in Chromium, and asked what it must refuse."""
 
+import base64
 import contextlib
+import hashlib
 import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +20,8 @@ from conftest import unavailable
 from PIL import Image
 
 from apps import canvas
-from training.data import PROJECT_DIR
+from inference import MNISTPredictor
+from training.data import PROJECT_DIR, load_sample
 
 try:
     from browser import CHROMIUM, FLAGS, STROKES, answer, draw, sync_playwright
@@ -30,21 +34,24 @@ BLANK = ["?", "draw", "a", "digit"]
 
 @contextlib.contextmanager
 def serve(scratch):
-    """Run `python canvas.py` where there is no anywidget; yields the process and its port.
+    """Run `python -m apps.canvas` where there is no anywidget; yields the process and its port.
 
     The browser that it opens is the shell, which notes the address.
     """
     for name in ("anywidget", "traitlets"):
         (scratch / f"{name}.py").write_text(f"raise ImportError('no {name}')\n")
     variables = {"PYTHONPATH": str(scratch), "BROWSER": f"sh -c 'echo %s >{scratch}/opened'"}
+    # A process that is started in the background ignores SIGINT, and so would its children.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     server = subprocess.Popen(
-        [sys.executable, "canvas.py"],
+        [sys.executable, "-m", "apps.canvas"],
         cwd=PROJECT_DIR,
         env=os.environ | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, handler)
     try:
         said = server.stdout.readline()
         assert said.startswith("Draw at http://127.0.0.1:"), server.communicate()
@@ -84,18 +91,20 @@ def test_the_page_is_served_with_a_strict_policy(port, name):
     status, headers, content = ask(port, "GET", "/", Host=f"{name}:{port}")
     assert status == 200
     assert b"<canvas" in content
-    assert b"http" not in content.replace(b"https://anywidget.dev", b"")  # it needs nothing else
-    assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'sha256-")
+    assert b"http" not in content  # it needs nothing else
+    [script] = re.findall(rb'<script type="module">(.*?)</script>', content, re.DOTALL)
+    script_hash = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{script_hash}'; ")
 
 
-@pytest.mark.parametrize("path", ["/canvas.py", "/../README.md", "/weights/", "/?", "//", "/read"])
+@pytest.mark.parametrize("path", ["/apps/canvas.js", "/../README.md", "/?", "//", "/read"])
 def test_nothing_else_is_served(port, path):
     status, _, content = ask(port, "GET", path)
     assert status == (200 if path == "//" else 404)  # http.server takes // for /
     assert (b"MNIST" in content) == (path == "//")
 
 
-@pytest.mark.parametrize("method, path", [("GET", "/"), ("POST", "/read")])
 @pytest.mark.parametrize(
     "headers",
     [
@@ -108,10 +117,11 @@ def test_nothing_else_is_served(port, path):
         {"Origin": "null"},
     ],
 )
-def test_other_hosts_and_other_origins_are_refused(port, method, path, headers):
+def test_other_hosts_and_other_origins_are_refused(port, headers):
     if headers.get("Host"):
         headers = headers | {"Host": headers["Host"].replace("example", f"example:{port}")}
-    assert ask(port, method, path, Content_Type="image/png", **headers)[0] == 403
+    assert ask(port, "GET", "/", **headers)[0] == 403
+    assert ask(port, "POST", "/read", Content_Type="image/png", **headers)[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -156,7 +166,7 @@ def test_a_blank_drawing_has_no_lines(port):
 
 def test_a_client_that_stalls_keeps_nobody_waiting_and_is_left(monkeypatch):
     monkeypatch.setattr(canvas.PageHandler, "timeout", 0.5)
-    with canvas.ThreadingHTTPServer(("127.0.0.1", 0), canvas.PageHandler) as server:
+    with canvas.CanvasServer(MNISTPredictor()) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_port
         with socket.create_connection(("127.0.0.1", port), timeout=60) as stalled:
@@ -176,11 +186,47 @@ def test_it_opens_the_browser_and_ctrl_c_ends_it(tmp_path):
         assert Path(tmp_path / "opened").read_text() == f"http://127.0.0.1:{port}/\n"
 
 
+def test_an_error_is_one_line_that_names_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(canvas, "MNISTPredictor", lambda: MNISTPredictor("missing.pt"))
+    assert canvas.main([]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("python -m apps.canvas: error: missing.pt: ") and err.count("\n") == 1
+    with pytest.raises(SystemExit) as stopped:
+        canvas.main(["--port"])
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("python -m apps.canvas: error: ") and err.count("\n") == 1
+
+
 def test_without_anywidget_the_notebook_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    monkeypatch.delitem(sys.modules, "canvas")
+    monkeypatch.delitem(sys.modules, "apps.canvas")
     with pytest.raises(ImportError, match="needs anywidget: pip install anywidget"):
         from apps.canvas import DigitCanvas  # noqa: F401
+
+
+def test_the_widget_reads_the_drawing_that_its_trait_holds():
+    pytest.importorskip("anywidget")
+    digit = Image.fromarray(255 - load_sample(False).images[7].numpy()).resize((560, 560))
+    drawing = Image.new("L", (1120, 560), 255)
+    drawing.paste(digit, (280, 0))
+    buffer = io.BytesIO()
+    drawing.save(buffer, "png")
+    predictor = MNISTPredictor()
+    widget = canvas.DigitCanvas(predictor)
+    state = widget.get_state()
+    assert "export default { render }" in state["_esm"] and ".digit-canvas" in state["_css"]
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    widget.drawing = {"id": "7", "png": url}
+    [[found]] = widget.answer["lines"]
+    assert widget.answer["id"] == "7"
+    assert found == predictor.read(drawing)[0][0]._asdict()
+    seen = Image.open(io.BytesIO(base64.b64decode(widget.answer["seen"].partition(",")[2])))
+    assert seen.size == (28, 28)
+    empty = base64.b64encode(png((1120, 560))).decode()
+    widget.drawing = {"id": "8", "png": f"data:image/png;base64,{empty}"}
+    assert widget.answer == {"id": "8"}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""preprocessing.py: what is around the digit, strokes and rules, small pictures, polarity."""
+"""preprocessing.py: surroundings, strokes and ruled lines, small pictures, polarity."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw
 from benchmarks.photographs import KINDS, photographs, straight_strokes
 from inference import MNISTPredictor
 from reading import preprocessing
+from reading.image_io import WORK_SIZE
+from reading.ink import find_ink, resize_to
 from reading.preprocessing import preprocess, to_image
 from training.data import load_sample
 
@@ -48,7 +50,7 @@ def test_the_digit_is_found_in_its_place(predictor, digits, kind):
     assert sum(r == t for r, t in zip(read, digits, strict=True)) >= 9, read
 
 
-def test_what_is_in_a_ring_is_seen_without_it_and_a_zero_is_no_ring(digits):
+def test_a_digit_in_a_ring_is_seen_without_it_and_a_zero_is_no_ring(digits):
     seven = Image.fromarray(255 - digits[7]).resize((140, 140), Image.BICUBIC)
     sheet = Image.new("L", (260, 260), 255)
     sheet.paste(seven, (60, 60))
@@ -65,10 +67,9 @@ def test_what_is_in_a_ring_is_seen_without_it_and_a_zero_is_no_ring(digits):
     np.testing.assert_allclose(alone[without], dotted[without], atol=0.15)
 
 
-@pytest.mark.parametrize("tone", [0, 90])
-def test_a_frame_of_any_width_changes_nothing(digits, tone):
+def test_a_frame_of_any_width_changes_nothing(digits):
     page = np.pad(255 - digits[3], 6, constant_values=255).repeat(5, 0).repeat(5, 1)
-    for width in (1, 3, 20, 60):
+    for width, tone in ((1, 90), (3, 0), (20, 90), (60, 0)):
         framed = np.pad(page, width, constant_values=tone)
         assert likeness(framed, digits[3]) > 0.8, width
 
@@ -102,22 +103,31 @@ def test_a_digit_that_touches_its_frame_is_read(predictor, digits):
     assert predictor.predict(pixels).digit == 7
 
 
+def test_a_digit_is_as_large_as_the_last_look_found_it(digits, monkeypatch):
+    page = Image.fromarray(np.pad(255 - digits[2], 60, constant_values=255))
+    gray = np.asarray(page.resize((220, 220), Image.BICUBIC), np.float32) / 255
+    ink = find_ink(resize_to(gray, WORK_SIZE), small=False)
+    expected = preprocessing.draw_component(ink, preprocessing.choose_digit(ink), small=False)
+    monkeypatch.setattr(preprocessing, "MAX_LOOKS", 1)
+    assert np.array_equal(preprocessing.to_mnist(gray), expected)
+
+
 def test_the_edge_of_a_shadow_is_no_ink(digits):
     page = np.pad(255.0 - digits[5], 6, constant_values=255).repeat(6, 0).repeat(6, 1)
     page[:, 110:] *= 0.3
     assert likeness(page.astype(np.uint8), digits[5]) > 0.9
 
 
-# ---- Strokes and rules --------------------------------------------------------------------
+# ---- Strokes and ruled lines --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("digit", [1, 4, 7])
-def test_straight_strokes_are_no_rules(predictor, digit):
-    images = [straight_strokes(digit, np.random.default_rng(i)) for i in range(8)]
-    assert [predictor.predict(image).digit for image in images] == [digit] * 8
+def test_straight_strokes_are_no_ruled_lines(predictor, digit):
+    images = [straight_strokes(digit, np.random.default_rng(i)) for i in range(4)]
+    assert [predictor.predict(image).digit for image in images] == [digit] * 4
 
 
-def test_a_long_thin_stroke_stays_and_rules_through_the_paper_go(predictor):
+def test_a_long_thin_stroke_stays_and_ruled_lines_go(predictor):
     sheet = Image.new("L", (400, 400), 255)
     pen = ImageDraw.Draw(sheet)
     pen.line([(180, 30), (80, 250), (320, 250)], fill=0, width=6)
@@ -129,7 +139,7 @@ def test_a_long_thin_stroke_stays_and_rules_through_the_paper_go(predictor):
     assert np.corrcoef(before.ravel(), seen(sheet).ravel())[0, 1] > 0.9
 
 
-def test_a_rule_that_a_digit_hides_for_the_most_part_goes():
+def test_a_ruled_line_that_a_digit_mostly_hides_goes():
     sheet = Image.new("L", (220, 240), 255)
     pen = ImageDraw.Draw(sheet)
     pen.ellipse((30, 70, 190, 170), outline=0, width=34)
@@ -169,7 +179,7 @@ def test_a_five_far_below_its_hat_is_seen_whole():
 # ---- Small pictures -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [8, 10, 16, 24])
+@pytest.mark.parametrize("size", [8, 10, 16])
 def test_small_pictures_keep_their_shape(predictor, size):
     sample = load_sample(False)
     inner = sample.images[:200, 4:24, 4:24].numpy()
@@ -179,8 +189,7 @@ def test_small_pictures_keep_their_shape(predictor, size):
     assert right >= {8: 0.88, 10: 0.95}.get(size, 0.98)
 
 
-@pytest.mark.parametrize("light", [False, True])
-@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("light, binary", [(False, True), (True, False)])
 def test_ink_on_all_four_sides_does_not_flip_the_polarity(predictor, light, binary):
     sample = load_sample(False)
     chosen = (sample.labels != 1).nonzero().flatten()[:100]  # a stretched 1 is all ink

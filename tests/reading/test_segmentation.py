@@ -1,9 +1,8 @@
-"""MNISTPredictor.read: all the digits of a picture, in order, and what is none."""
+"""MNISTPredictor.read: all the digits of a picture, in order, and no non-digits."""
 
 import concurrent.futures
 import io
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -11,9 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks.whole_numbers import made_pictures
-from inference import FoundDigit, MNISTPredictor, main
-from reading.segmentation import Lattice, Part
-from training.data import PROJECT_DIR, load_sample
+from inference import FoundDigit, MNISTPredictor, Prediction, main
+from reading.segmentation import Lattice, Page, Part
+from training.data import load_sample
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +55,15 @@ def texts(lines: list[list[FoundDigit]]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "lines",
-    [["7"], ["42"], ["0123456789"], ["123", "4567", "89"], ["1", "2", "3"], ["12    90", "345"]],
-    ids=" ".join,
+    "lines, size",
+    [
+        (["7"], 20),
+        (["0123456789"], 20),
+        (["123", "4567", "89"], 20),
+        (["1", "2", "3"], 60),
+        (["12    90", "345"], 60),
+    ],
 )
-@pytest.mark.parametrize("size", [20, 60])
 def test_lines_from_top_to_bottom_and_digits_from_left_to_right(predictor, digits, lines, size):
     found = predictor.read(write(digits, lines, size))
     assert texts(found) == [line.replace(" ", "") for line in lines]
@@ -68,10 +71,8 @@ def test_lines_from_top_to_bottom_and_digits_from_left_to_right(predictor, digit
 
 @pytest.mark.parametrize("slope", [-0.15, 0.15])
 def test_slanting_lines(predictor, digits, slope):
-    assert (
-        texts(predictor.read(write(digits, ["3141592653"] * 3, 40, 10, slope)))
-        == ["3141592653"] * 3
-    )
+    page = write(digits, ["3141592653"] * 3, 40, 10, slope)
+    assert texts(predictor.read(page)) == ["3141592653"] * 3
 
 
 def test_light_on_dark_is_read_alike(predictor, digits):
@@ -106,7 +107,7 @@ def test_a_found_digit_has_what_a_prediction_has(predictor, digits):
     assert sum(found.probabilities) == pytest.approx(1, abs=1e-5)
 
 
-def test_digits_that_touch_are_parted(predictor, digits):
+def test_digits_that_touch_are_separated(predictor, digits):
     numbers = ["20", "58", "93", "36", "85", "03", "62", "235"]
     right = 0
     for number in numbers:
@@ -146,21 +147,50 @@ def test_a_doubtful_digit_counts_among_sure_ones_and_not_alone(digits, monkeypat
     assert predictor.read(write(digits, ["7"], 60)) == []
 
 
-def test_what_was_cut_out_is_as_high_as_a_digit_and_no_digit_is_wide():
-    def part(height, width):
-        return Part(np.ones((height, width), bool), 0, 0)
+def make_part(height=20, width=10, left=0, cost=0.0):
+    return Part(np.ones((height, width), bool), 0, left, cost)
+
+
+def test_what_was_cut_out_is_as_high_as_a_digit_and_no_digit_is_wide(digits):
+    page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, None)
 
     def score(whole, *costs):
-        lattice = Lattice([], 20, {})
-        lattice.runs, lattice.costs = {(0, 1): whole}, list(costs)
-        return lattice.score(0, 1, 0.9)
+        page.readings[whole] = Prediction(5, 0.9, ())
+        lattice = Lattice([], 20, page)
+        lattice.runs = {(0, 1): whole}
+        lattice.parts = [make_part(cost=cost) for cost in costs]
+        return lattice.score(0, 1)
 
-    assert score(part(12, 10), 0) == score(part(20, 20), 0) == pytest.approx(np.log(0.9))
-    assert score(part(12, 10), 0, 0.1) < score(part(20, 10), 0, 0.1) == pytest.approx(np.log(0.9))
-    assert score(part(20, 30), 0) < score(part(20, 20), 0)
+    likely = pytest.approx(np.log(0.9))
+    assert score(make_part(12, 10), 0) == score(make_part(20, 20), 0) == likely
+    assert score(make_part(12, 10), 0, 0.1) < score(make_part(20, 10), 0, 0.1) == likely
+    assert score(make_part(20, 30), 0) < score(make_part(20, 20), 0)
 
 
-# ---- No digit -----------------------------------------------------------------------------
+def test_the_work_for_a_line_grows_as_its_parts_do(digits):
+    page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, None)
+
+    def steps(n):
+        """Count the lines of Python that are run for a line of n parts."""
+        count = 0
+
+        def trace(frame, event, argument):
+            nonlocal count
+            count += 1
+            return trace
+
+        line = [make_part(left=20 * i) for i in range(n)]
+        sys.settrace(trace)
+        try:
+            Lattice(line, 20, page)
+        finally:
+            sys.settrace(None)
+        return count
+
+    assert steps(400) < 5 * steps(100)
+
+
+# ---- Non-digits ---------------------------------------------------------------------------
 
 
 def scribble() -> Image.Image:
@@ -170,7 +200,7 @@ def scribble() -> Image.Image:
     return image
 
 
-def test_ink_that_is_no_digit_gives_no_lines(predictor):
+def test_a_non_digit_gives_no_lines(predictor):
     assert predictor.read(scribble()) == []
 
 
@@ -205,7 +235,7 @@ def test_hostile_pictures_end_in_answers_or_errors_that_are_promised(predictor):
 
 
 def test_threads_read_the_same(predictor, digits):
-    pages = [write(digits, [str(n), str(n)[::-1]], 40) for n in range(120, 136)]
+    pages = [write(digits, [str(n), str(n)[::-1]], 40) for n in range(120, 128)]
     alone = [predictor.read(page) for page in pages]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert list(pool.map(predictor.read, pages)) == alone
@@ -248,7 +278,7 @@ def test_annotated_draws_boxes_into_the_picture(digits, tmp_path, capsys):
     assert ((pixels[:, :, 0] > 200) & (pixels[:, :, 1] < 60)).sum() > 200  # red
 
 
-def test_what_is_no_digit_is_said_and_guessed_when_asked(tmp_path, capsys):
+def test_a_non_digit_is_named_as_such_and_guessed_when_asked(tmp_path, capsys):
     path = tmp_path / "scribble.png"
     scribble().save(path)
     assert main([str(path)]) == 0
@@ -264,8 +294,9 @@ def test_what_is_no_digit_is_said_and_guessed_when_asked(tmp_path, capsys):
     [["--annotated", "x.png", "a.png"], ["--number", "--guess", "a.png"]],
     ids=" ".join,
 )
-def test_options_that_do_not_go_together(options):
-    command = [sys.executable, str(PROJECT_DIR / "inference.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
+def test_options_that_do_not_go_together(options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(options)
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
