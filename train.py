@@ -30,7 +30,7 @@ from training import runs
 from training.data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
 from training.distributed import from_first, joined, rank, sum_up, world_size
 from training.plots import plot_confusion_matrix, plot_history, plot_mistakes, save_figure
-from training.synthetic import NO_DIGIT, add_drawings
+from training.synthetic import NON_DIGIT, add_drawings
 
 # ---- Settings ----------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class Trainer:
             total_loss += self.train_step(images, labels, batch_size)
             update_average(self.average, self.model, step)
         sum_up([total_loss])
-        loss = total_loss.item() / int((digits.labels != NO_DIGIT).sum())
+        loss = total_loss.item() / int((digits.labels != NON_DIGIT).sum())
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch}; lower the learning rate")
         speed = len(digits) / (time.perf_counter() - started)
@@ -209,7 +209,7 @@ class Trainer:
                 logits = self.model(x)  # (n, 10)
             losses = F.cross_entropy(logits.float(), self.targets[y], reduction="none")  # (n,)
             ((self.weights[y] * losses).sum() / n).backward()
-            total_loss += losses.detach()[y != NO_DIGIT].sum()
+            total_loss += losses.detach()[y != NON_DIGIT].sum()
         sum_up([parameter.grad for parameter in self.model.parameters()])
         self.optimizer.step()
         return total_loss
@@ -293,7 +293,7 @@ def min_confidence(model: nn.Module, digits: Digits) -> float:
 def print_settings(run: Trainer, test_digits: Digits) -> None:
     """Say in plain words what is about to happen, and begin the table."""
     history, labels = run.history, run.digits.labels
-    n, none = history["train_digits"], int((labels == NO_DIGIT).sum())
+    n, none = history["train_digits"], int((labels == NON_DIGIT).sum())
     settings = [f"{name.replace('_', ' ')} {value}" for name, value in history["settings"].items()]
     print(
         f"data        {history['data']}\n"

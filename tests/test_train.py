@@ -21,7 +21,7 @@ from reading.checkpoint import load_checkpoint, load_content, save_checkpoint
 from train import Settings, Trainer, evaluate
 from training import data, runs
 from training.data import LAST_STRENGTH, PROJECT_DIR, Digits, load_mnist, load_sample
-from training.synthetic import NO_DIGIT, draw_handwriting, draw_non_digits
+from training.synthetic import NON_DIGIT, draw_handwriting, draw_non_digits
 
 OUTPUTS = ["confusion_matrix.png", "history.json", "history.png", "mistakes.png", "mnist_cnn.pt"]
 OUTPUTS += ["training_state.pt"]
@@ -90,7 +90,7 @@ def test_drawings_join_the_training_digits_as_a_share_of_them():
     for part in (slice(200, 240), slice(240, 260)):
         assert not torch.equal(some.images[part], other.images[part])
     assert torch.equal(some.labels[200:240], draw_handwriting(40, seed=0)[1])
-    assert (some.labels[240:] == NO_DIGIT).all()
+    assert (some.labels[240:] == NON_DIGIT).all()
 
 
 def test_a_step_follows_cross_entropy_in_which_non_digits_are_uniform_and_count_a_quarter():
@@ -98,7 +98,7 @@ def test_a_step_follows_cross_entropy_in_which_non_digits_are_uniform_and_count_
     run = Trainer(digits, Settings(learning_rate=1e-9, precision="float32"))
     run.model.eval()  # no dropout
     images, labels = normalize(digits.images), digits.labels.clone()
-    labels[40:] = NO_DIGIT
+    labels[40:] = NON_DIGIT
     reported = run.train_step(images, labels, 64).item()
     found = run.model.fc2.bias.grad.clone()
     run.model.zero_grad()
