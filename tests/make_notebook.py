@@ -24,11 +24,14 @@ import nbformat
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 NOTEBOOK = PROJECT_DIR / "mnist_classifier_demo.ipynb"
 CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
-# All that the notebook imports but for model.py, which it shows.
-PACKED_MODULES = ["layers", "distributed", "jobs", "checkpoint", "data", "decoding", "ink"]
-PACKED_MODULES += ["preprocessing", "page", "handwriting", "evaluation", "plots", "results"]
-PACKED_MODULES += ["train", "kaggle", "inference", "canvas"]
-PACKED_MODULES = [f"{name}.py" for name in PACKED_MODULES]
+# What the notebook carries, but for model.py, which it shows.
+PACKED_FILES = ["train.py", "inference.py"]
+PACKED_FILES += sorted(
+    path.relative_to(PROJECT_DIR).as_posix()
+    for folder in ("training", "reading", "apps")
+    for path in (PROJECT_DIR / folder).iterdir()
+    if path.suffix in (".py", ".js", ".css")
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -47,24 +50,24 @@ def shorten(source: str) -> str:
     return source.replace("25 if FULL else 12", "25 if FULL else 4")
 
 
-def read_module(name: str) -> str:
-    """Return the source of a module."""
+def read_file(name: str) -> str:
+    """Return the text of a file of the project."""
     return (PROJECT_DIR / name).read_text(encoding="utf-8")
 
 
 def carried_source() -> str:
     """Return what the cell must hold that shows model.py."""
-    return "%%carry model.py\n" + read_module("model.py").rstrip("\n")
+    return "%%carry model.py\n" + read_file("model.py").rstrip("\n")
 
 
-def pack_modules() -> str:
-    """Return the other modules as the text that the notebook unpacks."""
-    sources = {name: read_module(name) for name in PACKED_MODULES}
+def pack_files() -> str:
+    """Return the other files as the text that the notebook unpacks."""
+    sources = {name: read_file(name) for name in PACKED_FILES}
     return base64.b85encode(bz2.compress(json.dumps(sources).encode())).decode()
 
 
-def unpack_modules(notebook: nbformat.NotebookNode) -> dict[str, str]:
-    """Return the source of each module that the notebook carries packed, by its name."""
+def unpack_files(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Return each file that the notebook carries packed, by its name."""
     [packed] = re.findall(r'^PACKED = "(.*)"', find_cell(notebook, "files").source, re.MULTILINE)
     return json.loads(bz2.decompress(base64.b85decode(packed)))
 
@@ -74,11 +77,11 @@ def find_cell(notebook: nbformat.NotebookNode, cell_id: str) -> nbformat.Noteboo
     return next(cell for cell in notebook.cells if cell.id == cell_id)
 
 
-def carry_modules(notebook: nbformat.NotebookNode) -> None:
-    """Bring the two cells that carry modules up to date."""
+def carry_files(notebook: nbformat.NotebookNode) -> None:
+    """Bring the two cells that carry files up to date."""
     find_cell(notebook, "carry-model").source = carried_source()
     cell = find_cell(notebook, "files")
-    packed = f'PACKED = "{pack_modules()}"  # noqa: E501'
+    packed = f'PACKED = "{pack_files()}"  # noqa: E501'
     cell.source = re.sub(r"^PACKED = .*", lambda _: packed, cell.source, flags=re.MULTILINE)
 
 
@@ -129,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", action="store_true", help="run it, and keep the outputs")
     arguments = parser.parse_args(argv)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    carry_modules(notebook)
+    carry_files(notebook)
     if arguments.run:
         run(notebook)
     notebook.metadata = {

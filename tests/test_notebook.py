@@ -19,21 +19,21 @@ try:
     import nbformat
     from make_notebook import (
         NOTEBOOK,
-        PACKED_MODULES,
+        PACKED_FILES,
         PROJECT_DIR,
         carried_source,
         copy_project,
         execute,
         find_cell,
-        read_module,
+        read_file,
         shorten,
-        unpack_modules,
+        unpack_files,
     )
     from nbclient.exceptions import CellExecutionError
 except ImportError as error:
     unavailable(f"needs requirements-dev.txt: {error}")
 
-MODULES = ["model.py", *PACKED_MODULES]
+FILES = ["model.py", *PACKED_FILES]
 FIGURES = ["look", "augment", "train", "curves", "confusion", "filters", "maps", "samples"]
 FIGURES += ["worst", "yours"]
 OFFLINE = {
@@ -101,17 +101,18 @@ def test_the_notebook_carries_the_modules_as_they_are():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     remedy = "a module differs from what the notebook carries: run python tests/make_notebook.py"
     assert find_cell(notebook, "carry-model").source == carried_source(), remedy
-    assert unpack_modules(notebook) == {name: read_module(name) for name in PACKED_MODULES}, remedy
+    assert unpack_files(notebook) == {name: read_file(name) for name in PACKED_FILES}, remedy
 
 
 def test_the_notebook_carries_all_that_its_modules_import():
-    code = "import sys, canvas, train; print([m.__file__ for m in sys.modules.values() if "
-    code += "getattr(m, '__file__', None)])"
+    code = "import sys, apps.canvas, apps.kaggle, train\n"
+    code += "print([m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
     )
-    files = map(Path, ast.literal_eval(done.stdout))
-    assert {path.name for path in files if path.parent == PROJECT_DIR} == set(MODULES)
+    files = [Path(file) for file in ast.literal_eval(done.stdout)]
+    ours = {f.relative_to(PROJECT_DIR).as_posix() for f in files if PROJECT_DIR in f.parents}
+    assert ours <= set(FILES)
 
 
 def test_the_notebook_starts_with_the_tour():
@@ -150,7 +151,7 @@ def test_in_a_clone_it_runs_from_top_to_bottom(notebook, tmp_path):
     execute(notebook, tmp_path, **OFFLINE)
     check_outputs(notebook)
     assert text(notebook, "data").startswith("bundled sample of MNIST: 4,000 digits")
-    assert text(notebook, "files") == f"{', '.join(PACKED_MODULES)}: here already\n"
+    assert text(notebook, "files") == f"{', '.join(PACKED_FILES)}: here already\n"
     assert text(notebook, "carry-model") == "model.py: here already\n"
     assert "that come with the project" in text(notebook, "yours")
     [canvas] = outputs(notebook, "canvas")
@@ -178,9 +179,9 @@ def test_alone_as_on_colab_it_brings_its_modules_and_trains(notebook, alone, mni
     [canvas] = outputs(notebook, "canvas")
     [metadata] = canvas.metadata.values()
     assert metadata == {"colab": {"custom_widget_manager": {"url": "its manager"}}}
-    assert text(notebook, "files") == f"{', '.join(PACKED_MODULES)}: written\n"
+    assert text(notebook, "files") == f"{', '.join(PACKED_FILES)}: written\n"
     assert text(notebook, "carry-model") == "model.py: written\n"
-    for name in MODULES:
+    for name in FILES:
         assert (alone / name).read_bytes() == (PROJECT_DIR / name).read_bytes()
 
 
@@ -222,17 +223,21 @@ def test_alone_as_on_kaggle_without_internet_and_widgets(notebook, alone, tmp_pa
 
 
 def test_a_file_of_the_user_is_kept_and_named(notebook, alone):
+    """Even in a folder of the user's own that has the name of one of the project's."""
+    (alone / "training").mkdir()
+    (alone / "training" / "notes.txt").write_text("mine")
+    (alone / "training" / "plots.py").write_text("print('mine too')\n")
     (alone / "model.py").write_text("print('mine')\n")
-    (alone / "plots.py").write_text("print('mine too')\n")
     shutil.copy(PROJECT_DIR / "train.py", alone)
     execute(up_to(notebook, "carry-model"), alone)
     kept = "there is another one here already; it is kept, and used"
     assert text(notebook, "carry-model") == f"model.py: {kept}\n"
-    assert f"plots.py: {kept}\n" in text(notebook, "files")
-    assert "\ntrain.py: here already\n" in text(notebook, "files")
-    assert (alone / "plots.py").read_text() == "print('mine too')\n"
+    assert f"training/plots.py: {kept}\n" in text(notebook, "files")
+    assert text(notebook, "files").startswith("train.py: here already\n")
+    assert (alone / "training" / "plots.py").read_text() == "print('mine too')\n"
+    assert (alone / "training" / "notes.txt").read_text() == "mine"
     assert (alone / "model.py").read_text() == "print('mine')\n"
-    assert (alone / "inference.py").exists()
+    assert (alone / "training" / "data.py").exists()
 
 
 def test_without_any_digits_it_says_what_to_do(notebook, alone):
