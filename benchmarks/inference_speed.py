@@ -3,7 +3,7 @@
     python benchmarks/inference_speed.py [--rounds 5]
 
 Start-up is the whole of `python inference.py digit.png`, against `python -c "import torch"`, each
-in a new process. ONNX Runtime gets what `python inference.py --export` writes, and nothing but
+in a new process. ONNX Runtime gets what `python -m apps.export` writes, and nothing but
 the least work around it: the probabilities stay in an array. It is for this comparison only;
 without it, its rows say so. The rows take turns, round after round, so that a busy machine slows
 them alike; the medians count. The images come from the bundled sample.

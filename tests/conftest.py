@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,13 +22,20 @@ def unavailable(reason: str) -> None:
 
 # Few drawings beside the digits: they are there, and take no time at each start.
 FEW_DRAWINGS = ["--handwriting", "0.01", "--non-digits", "0.01"]
-manual = pytest.mark.skipif(
+slow = pytest.mark.skipif(
     "SLOW" not in os.environ, reason="takes long: SLOW=1 python -m pytest runs it"
 )
-slow = pytest.mark.skipif(
-    "SLOW" not in os.environ and os.environ.get("CI") != "true",
-    reason="takes long: SLOW=1 python -m pytest runs it",
-)
+
+
+def pytest_report_header() -> list[str]:
+    """Say at once what will be skipped, and why."""
+    missing = {
+        "the long tests: SLOW=1 runs them": "SLOW" in os.environ,
+        "all of MNIST: MNIST_DIR=data names its folder": "MNIST_DIR" in os.environ,
+        "the notebook: pip install -r requirements-dev.txt": find_spec("nbclient"),
+        "the browser: apt-get install chromium": shutil.which("chromium"),
+    }
+    return [f"skipped: {what}" for what, there in missing.items() if not there]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import manual, slow
+from conftest import slow
 from PIL import Image
 
 import inference
@@ -164,7 +164,7 @@ def test_two_downloads_into_the_same_folder_at_once_both_end_well(mnist_dir, tmp
 # ---- Memory and processes -----------------------------------------------------------------
 
 
-@manual
+@slow
 def test_a_batch_of_all_digits_fits_in_memory(mnist_dir, tmp_path):
     command = [sys.executable, str(PROJECT_DIR / "train.py"), "--epochs", "1"]
     command += ["--batch-size", "60000", "--data-dir", str(mnist_dir)]
@@ -211,7 +211,7 @@ def test_a_child_process_may_use_the_predictor_of_its_parent(method):
         child.join()
 
 
-@manual
+@slow
 def test_a_hundred_thousand_images_are_read_in_bounded_memory(tmp_path):
     """A folder of folders, read by one thread and by several."""
     digits = load_sample(train=False)

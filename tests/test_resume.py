@@ -1,6 +1,6 @@
 """train.py --resume: a run that was killed goes on to the very same weights.
 
-In CI, and with SLOW=1, 4 times; KILLS=200 sets another number.
+With SLOW=1, 4 times; KILLS=200 sets another number.
 """
 
 import json

@@ -1,6 +1,6 @@
 """torchrun train.py: several processes, on one machine or more, train one network.
 
-Runs in CI, and elsewhere with SLOW=1: it takes over a minute.
+Runs with SLOW=1: it takes over a minute.
 """
 
 import json
