@@ -1,8 +1,7 @@
 """One process or several (torchrun): which this is, and what they tell each other.
 
 Every process runs the same lines. What only one can do (read the data, write a file) goes
-through `from_first`, and what all have a part of (gradients, losses) through `sum_up`. Messages
-are pickles, as torch.distributed sends them: join only processes that you trust.
+through `from_first`, and what all have a part of (gradients, losses) through `sum_up`.
 """
 
 import contextlib
@@ -76,13 +75,15 @@ def from_first(make: Callable[[], Any]) -> Any:
     """Return to all what `make` returns in the first process, or end them all if it fails."""
     if world_size() == 1:
         return make()
-    made = [None]
+    made, failure = [None], None
     try:
-        if rank() == 0:
-            made = [(make(),)]
-    finally:  # the others hear of a failure, too
-        with connection():
-            dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
+        made = [(make(),)] if rank() == 0 else [None]
+    except Exception as error:
+        failure = error
+    with connection():
+        dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
+    if failure:
+        raise failure
     if made[0] is None:
         sys.exit(1)  # the first one says why
     return made[0][0]

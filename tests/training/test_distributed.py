@@ -205,7 +205,7 @@ def test_a_group_that_nobody_started_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "train.py: error: " in done.stderr
-    assert "RANK" in done.stderr
+    assert "MASTER_ADDR" in done.stderr
 
 
 def test_bad_settings_are_refused_by_one_process(tmp_path):
