@@ -331,7 +331,7 @@ def test_folders_and_tables_of_hostile_names_are_written_or_refused_by_name(
         assert (folder / "saved.png").exists()
     for line in capfd.readouterr().err.splitlines():
         assert line.startswith(("inference.py: error: ", "kaggle.py: error: ")), line
-    for folder in hostile_folders[::3]:  # not UTF-8 is among them
+    for folder in hostile_folders[6:7]:  # its name is not UTF-8
         assert train.main(["--sample", "--dry-run", "--output-dir", str(folder)]) == 0
         assert (folder / "mnist_cnn.pt").exists()
 
