@@ -35,9 +35,7 @@ from reading.loading import (
     explaining_dead_workers,
     find_images,
     preprocess_batches,
-    read_list,
     survive_forks,
-    with_stdin,
     work_ahead,
 )
 from reading.preprocessing import preprocess, to_image
@@ -163,13 +161,8 @@ class MNISTPredictor:
         digits = []
         for line, n_sure in zip(lines, sure, strict=True):
             enough = limits_in_line if n_sure >= MIN_SHARE * len(line) else limits
-            digits.append(
-                [
-                    FoundDigit(*found, in_pixels(box))
-                    for found, box, cut in line
-                    if found.confidence >= enough[cut]
-                ]
-            )
+            kept = [(found, box) for found, box, cut in line if found.confidence >= enough[cut]]
+            digits.append([FoundDigit(*found, in_pixels(box)) for found, box in kept])
         return [line for line in digits if line]
 
     @torch.inference_mode()
@@ -264,10 +257,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Iterabl
         parser.error("--annotated goes with --number")
     if arguments.jobs is not None and arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
-    paths = find_images(arguments.images)
-    if arguments.files_from:
-        paths = itertools.chain(paths, read_list(arguments.files_from))
-    items = with_stdin(paths)
+    items = find_images(arguments.images, arguments.files_from)
     first = list(itertools.islice(items, 2))
     jobs = arguments.jobs or torch.get_num_threads()
     arguments.jobs = jobs if jobs > 1 and len(first) > 1 else 0  # worker processes

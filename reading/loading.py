@@ -28,8 +28,26 @@ MAX_STDIN_SIZE = 500_000_000  # bytes; a photo of 200 megapixels has fewer
 # ---- Which images ------------------------------------------------------------------------
 
 
-def find_images(arguments: Iterable[str]) -> Iterator[str]:
-    """Yield images one by one: files, those that match patterns, and those in folders."""
+def find_images(
+    arguments: Iterable[str], list_file: str | None = None
+) -> Iterator[tuple[str, str | bytes | Exception]]:
+    """Yield the path of each image, and what is to be read: the path, or for `-` stdin's bytes.
+
+    Worker processes have no stdin. An error of the list comes in its turn, with no path, so that
+    the images before it are read all the same.
+    """
+    paths = find_paths(arguments)
+    if list_file:
+        paths = itertools.chain(paths, read_list(list_file))
+    try:
+        for path in paths:
+            yield path, read_stdin() if path == "-" else path
+    except OSError as error:
+        yield "", error
+
+
+def find_paths(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield paths one by one: files, those that match patterns, and those in folders."""
     for argument in arguments:
         if os.path.isdir(argument):
             found = images_below(argument)
@@ -57,19 +75,6 @@ def read_list(path: str) -> Iterator[str]:
         for line in file:
             if name := line.rstrip(b"\r\n"):
                 yield os.fsdecode(name)
-
-
-def with_stdin(paths: Iterable[str]) -> Iterator[tuple[str, str | bytes | Exception]]:
-    """Yield each path and what is to be read: the path, or for `-` the bytes of stdin.
-
-    Worker processes have no stdin. An error comes in its turn, so that the images before it are
-    read all the same.
-    """
-    try:
-        for path in paths:
-            yield path, read_stdin() if path == "-" else path
-    except OSError as error:
-        yield "", error
 
 
 def read_stdin() -> bytes | ValueError:
@@ -132,7 +137,7 @@ def explaining_dead_workers() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
-        reason = "a worker process died, perhaps for lack of memory; try --jobs 1"
+        reason = "a worker process died, perhaps for lack of memory; try fewer jobs"
         raise ChildProcessError(reason) from error
 
 
