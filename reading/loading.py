@@ -9,6 +9,7 @@ import glob
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -99,13 +100,13 @@ class Work(Dataset):
         return self.function(item)
 
 
-def work_ahead(function: Callable[[Any], Any], items: Iterable, jobs: int) -> DataLoader:
+def work_ahead(function: Callable[[Any], Any], items: Iterable, jobs: int) -> Iterator[Any]:
     """Apply a function to items, in order, by so many processes, which go a few items ahead.
 
     There may be any number of items; each is sent to a process, and its answer back. With no
     jobs, this process does the work.
     """
-    return DataLoader(
+    loader = DataLoader(
         Work(function),
         sampler=items,
         batch_size=None,
@@ -115,6 +116,25 @@ def work_ahead(function: Callable[[Any], Any], items: Iterable, jobs: int) -> Da
         worker_init_fn=functools.partial(start_worker, Image.MAX_IMAGE_PIXELS),
         generator=torch.Generator(),  # or it would take one of the caller's random numbers
     )
+    with ignoring_interrupts() if jobs else contextlib.nullcontext():
+        answers = iter(loader)
+    yield from answers
+
+
+@contextlib.contextmanager
+def ignoring_interrupts() -> Iterator[None]:
+    """Let processes that are started meanwhile ignore Ctrl-C, also while they start.
+
+    The process that started them heeds it, and ends them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set what a signal does
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def unchanged(answer: Any) -> Any:
@@ -124,7 +144,6 @@ def unchanged(answer: Any) -> Any:
 
 def start_worker(max_pixels: int | None, worker_id: int) -> None:
     """Give a worker process the settings of ours; a spawned one has none of them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process heeds it, and ends the others
     Image.MAX_IMAGE_PIXELS = max_pixels
     silence_libtiff()
 

@@ -9,11 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from PIL import Image
 
 import inference
@@ -273,14 +275,17 @@ def test_spawned_processes_read_as_forked_ones(seven, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT")
-def test_ctrl_c_ends_several_at_once_with_one_line(seven, tmp_path):
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=slow)])
+def test_ctrl_c_ends_several_at_once_with_one_line(method, seven, tmp_path):
+    """Also while the processes start, which takes spawned ones seconds."""
     Image.fromarray(255 - seven).resize((900, 900)).save(tmp_path / "a.png")
     (tmp_path / "list.txt").write_text(5000 * f"{tmp_path / 'a.png'}\n")
-    code = (  # started in the background, a process ignores SIGINT
-        "import signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import inference\n"
-        "if __name__ == '__main__':\n"
+    code = (
+        "import multiprocessing, signal, sys, inference\n"
+        "if __name__ == '__main__':\n"  # in the background, a process is started to ignore SIGINT
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"    multiprocessing.set_start_method({method!r})\n"
+        "    print('ready', flush=True)\n"
         "    sys.exit(inference.main(['--jobs', '2', '--files-from', 'list.txt']))\n"
     )
     (tmp_path / "read.py").write_text(code)
@@ -292,7 +297,8 @@ def test_ctrl_c_ends_several_at_once_with_one_line(seven, tmp_path):
         stderr=subprocess.PIPE,
         start_new_session=True,
     ) as run:
-        run.stdout.readline()
+        assert run.stdout.readline() == b"ready\n"
+        time.sleep(1)
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers too
         out, err = run.communicate(timeout=60)
     assert err == b"inference.py: interrupted\n"
