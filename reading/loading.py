@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from model import IMAGE_SIZE
 from reading.files import naming_file
 from reading.image_io import HEIF_SUFFIXES, ImageLike, silence_libtiff, to_grayscale
 from reading.preprocessing import preprocess, preprocess_batch
@@ -168,9 +169,21 @@ def preprocess_batches(
         for start in range(0, len(images), batch_size):
             yield preprocess_batch(images[start : start + batch_size])
         return
-    preprocessed = preprocess_ahead(images, jobs) if jobs else map(preprocess, images)
-    while batch := list(itertools.islice(preprocessed, batch_size)):
-        yield torch.stack(batch)
+    if jobs:
+        preprocessed = preprocess_ahead(images, jobs)
+        while batch := list(itertools.islice(preprocessed, batch_size)):
+            yield torch.stack(batch)
+        return
+    for small, group in itertools.groupby(images, is_small_array):
+        ready = group if small else map(preprocess, group)  # no more than one large image is held
+        while batch := list(itertools.islice(ready, batch_size)):
+            yield preprocess_batch(np.stack(batch)) if small else torch.stack(batch)
+
+
+def is_small_array(image: ImageLike) -> bool:
+    """Whether an image is a uint8 array of MNIST's size, many of which are checked at once."""
+    shape = (IMAGE_SIZE, IMAGE_SIZE)
+    return isinstance(image, np.ndarray) and image.shape == shape and image.dtype == np.uint8
 
 
 def preprocess_ahead(images: Iterable[ImageLike], jobs: int) -> Iterator[torch.Tensor]:
