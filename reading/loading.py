@@ -139,7 +139,7 @@ def ignoring_interrupts() -> Iterator[None]:
 
 
 def unchanged(answer: Any) -> Any:
-    """Return what a worker process answered: nothing is collated."""
+    """Return what is given."""
     return answer
 
 
@@ -175,7 +175,7 @@ def preprocess_batches(
             yield torch.stack(batch)
         return
     for small, group in itertools.groupby(images, is_small_array):
-        ready = group if small else map(preprocess, group)  # no more than one large image is held
+        ready = map(unchanged if small else preprocess, group)  # holds one large image at a time
         while batch := list(itertools.islice(ready, batch_size)):
             yield preprocess_batch(np.stack(batch)) if small else torch.stack(batch)
 
