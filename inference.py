@@ -8,39 +8,45 @@
     digit, confidence, probabilities = MNISTPredictor().predict("digit.png")
     lines = MNISTPredictor().read("photo.jpg")
 
-Any image will do: preprocessing.py makes it look like one of MNIST's.
+Any image will do: reading/preprocessing.py makes it look like one of MNIST's.
 """
 
 import argparse
-import glob
+import functools
 import io
 import itertools
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from apps.kaggle import write_submission
 from model import IMAGE_SIZE
-from reading.checkpoint import MAX_FILE_SIZE, load_checkpoint
-from reading.files import naming_file, prepare_streams, write_atomically
-from reading.image_io import ImageLike, naming, silence_libtiff, to_grayscale
-from reading.jobs import survive_forks, work_ahead
-from reading.preprocessing import preprocess, preprocess_batch, to_image
+from reading.checkpoint import load_checkpoint
+from reading.files import exit_code, prepare_streams, printable, write_atomically
+from reading.image_io import ImageLike, flatten_transparency, naming, silence_libtiff, to_grayscale
+from reading.loading import (
+    explaining_dead_workers,
+    find_images,
+    preprocess_batches,
+    survive_forks,
+    work_ahead,
+)
+from reading.preprocessing import preprocess, to_image
 from reading.segmentation import read_page
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
-LEAST_SHARE = 0.5  # of what may be digits: where no more are sure, the picture holds none
-CUT_POWER = 0.2  # of the least confidence: that of a digit that was cut out of other ink
-LINE_POWER = 7.0  # of the least confidence: that of a digit in a line of which most are sure
-FEW = 4  # images that a thread takes at once
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
+MIN_SHARE = 0.5  # of what may be digits: where fewer are sure, the picture holds none
+CUT_POWER = 0.2  # of min_confidence: what a digit that was cut out of other ink must reach
+LINE_POWER = 7.0  # of min_confidence: what a digit must reach in a line of which half are sure
+MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
 
 
 class Prediction(NamedTuple):
@@ -71,8 +77,8 @@ class MNISTPredictor:
     Args:
         checkpoint: a file that train.py wrote; by default the weights that ship.
         device: where the network runs, such as "cpu", "cuda" or "mps".
-        least_confidence: 0..1; what is below it is no digit for `read`. By default that of the
-            checkpoint, which 99.5% of the training digits reach.
+        min_confidence: 0..1; `read` leaves out what the network is less sure of. By default that
+            of the checkpoint, which 99.5% of the training digits reach.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -83,18 +89,18 @@ class MNISTPredictor:
         self,
         checkpoint: str | os.PathLike = SHIPPED_WEIGHTS,
         device: str | torch.device = "cpu",
-        least_confidence: float | None = None,
+        min_confidence: float | None = None,
     ) -> None:
         survive_forks()
         model, self.metadata = load_checkpoint(checkpoint, device)
         self.model = model.to(memory_format=torch.channels_last)
         self.device = torch.device(device)
-        self.temperature = float(self.metadata.get("temperature", 1))
-        if least_confidence is None:
-            least_confidence = float(self.metadata.get("least_confidence", 0))
-        if not 0 <= least_confidence <= 1:
-            raise ValueError(f"least_confidence must be in 0..1, not {least_confidence!r}")
-        self.least_confidence = least_confidence
+        if min_confidence is None:  # older checkpoints have it under its old name
+            old = self.metadata.get("least_confidence", 0)
+            min_confidence = float(self.metadata.get("min_confidence", old))
+        if not 0 <= min_confidence <= 1:
+            raise ValueError(f"min_confidence must be in 0..1, not {min_confidence!r}")
+        self.min_confidence = min_confidence
 
     def predict(self, image: ImageLike) -> Prediction:
         """Read the digit in one image.
@@ -103,38 +109,35 @@ class MNISTPredictor:
             ValueError: it is no image, damaged, blank, or of a wrong shape, type or range.
             OSError: the file can't be read; FileNotFoundError if there is none.
         """
-        return self.predict_batch([image])[0]
+        return self.classify(self.preprocess(image))[0]
 
-    def predict_batch(
-        self, images: Iterable[ImageLike], jobs: int | None = None
-    ) -> list[Prediction]:
+    def predict_batch(self, images: Iterable[ImageLike], jobs: int = 0) -> list[Prediction]:
         """Read the digit in each image; the same answers as `predict`, in less time.
 
-        So many threads as `jobs` share the work; by default, as many as PyTorch computes with.
+        Images may also be one array or tensor, (N, 28, 28) or (N, 1, 28, 28). With `jobs`, so
+        many worker processes preprocess them, as those of a DataLoader: a script that asks for
+        them needs `if __name__ == "__main__":` on Windows and macOS.
 
         Raises:
             ValueError, OSError: as `predict`, for the first image that can't be read.
         """
         if not isinstance(images, Iterable) or isinstance(images, str | bytes):
             raise ValueError(f"predict_batch takes several images, not {type(images).__name__}")
-
-        def work(batch: list[ImageLike]) -> list[Prediction]:
-            return self.classify(preprocess_batch(batch))
-
+        if jobs < 0:
+            raise ValueError(f"jobs must be at least 0, not {jobs}")
         predictions = []
-        for _, answer, error in work_ahead(work, batches(images), jobs or torch.get_num_threads()):
-            if error:
-                raise error
-            predictions += answer
+        with explaining_dead_workers():
+            for batch in preprocess_batches(images, BATCH_SIZE, jobs):  # (n, 1, 28, 28)
+                predictions += self.classify(batch)
         return predictions
 
     def read(self, image: ImageLike) -> list[list[FoundDigit]]:
         """Find and read all the digits in one image, such as a number or a page of them.
 
-        Returns its lines from top to bottom, each with its digits from left to right, without
-        what the network is less sure of than `least_confidence`, though it may be a good deal less
-        sure of a digit among sure ones; [] if there is ink, but no digit, or if most of what might
-        be some is unsure.
+        Returns its lines from top to bottom, each with its digits from left to right. What the
+        network is less sure of than `min_confidence` is left out, but a digit in a line of which
+        half or more are sure may be a good deal less sure. Returns [] if there is ink, but no
+        digit, or if the network is sure of fewer than half of what might be digits.
 
         Raises:
             ValueError, OSError: as `predict`.
@@ -145,40 +148,29 @@ class MNISTPredictor:
 
         def in_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
             left, top, right, bottom = box
-            least = math.floor(left * width), math.floor(top * height)
-            return *least, math.ceil(right * width), math.ceil(bottom * height)
+            first = math.floor(left * width), math.floor(top * height)
+            return *first, math.ceil(right * width), math.ceil(bottom * height)
 
         # Of the pieces of anything, some look like digits: what was cut must be surer. Where most
-        # are unsure, it is a drawing; where most are sure, the others are digits of the same hand.
-        least = self.least_confidence, self.least_confidence**CUT_POWER
-        sure = [[found.confidence >= least[cut] for found, _, cut in line] for line in lines]
-        if sum(map(sum, sure)) <= LEAST_SHARE * sum(map(len, lines)):
+        # are unsure, it is a drawing; where half are sure, the others are digits of the same hand.
+        limits = self.min_confidence, self.min_confidence**CUT_POWER
+        limits_in_line = (self.min_confidence**LINE_POWER,) * 2
+        sure = [sum(found.confidence >= limits[cut] for found, _, cut in line) for line in lines]
+        if sum(sure) < MIN_SHARE * sum(map(len, lines)):
             return []
-        least_in_line = self.least_confidence**LINE_POWER
         digits = []
-        for line, is_sure in zip(lines, sure, strict=True):
-            most = sum(is_sure) > LEAST_SHARE * len(line)
-            digits.append(
-                [
-                    FoundDigit(*found, in_pixels(box))
-                    for (found, box, _), certain in zip(line, is_sure, strict=True)
-                    if certain or (most and found.confidence >= least_in_line)
-                ]
-            )
+        for line, n_sure in zip(lines, sure, strict=True):
+            enough = limits_in_line if n_sure >= MIN_SHARE * len(line) else limits
+            kept = [(found, box) for found, box, cut in line if found.confidence >= enough[cut]]
+            digits.append([FoundDigit(*found, in_pixels(box)) for found, box in kept])
         return [line for line in digits if line]
 
     @torch.inference_mode()
     def classify(self, images: torch.Tensor) -> list[Prediction]:
-        """Read what `preprocess` returned, once or N times: (1, 28, 28) or (N, 1, 28, 28).
-
-        The checkpoint's temperature makes the probabilities calibrated (Guo et al. 2017,
-        arXiv:1706.04599).
-        """
+        """Read what `preprocess` returned, once or N times: (1, 28, 28) or (N, 1, 28, 28)."""
         batches = images.view(-1, 1, IMAGE_SIZE, IMAGE_SIZE).split(BATCH_SIZE)
-        logits = torch.cat(
-            [self.model(batch.to(self.device)).cpu() for batch in batches]
-        )  # (N, 10)
-        probabilities = (logits / self.temperature).softmax(dim=1)
+        logits = torch.cat([self.model(batch.to(self.device)) for batch in batches])  # (N, 10)
+        probabilities = logits.softmax(dim=1).cpu()
         confidences, digits = probabilities.max(dim=1)
         rows = zip(digits.tolist(), confidences.tolist(), probabilities.tolist(), strict=True)
         return [Prediction(digit, top, tuple(row)) for digit, top, row in rows]
@@ -188,57 +180,12 @@ class MNISTPredictor:
         return preprocess(image)
 
 
-def batches(images: Iterable[ImageLike]) -> Iterator[list[ImageLike]]:
-    """Part images into lists: of many ready digits, or of a few that are work and may be large."""
-    images = iter(images)
-    for image in images:
-        size = image.numel() if torch.is_tensor(image) else getattr(image, "size", None)
-        count = BATCH_SIZE if size == IMAGE_SIZE**2 else FEW
-        yield [image, *itertools.islice(images, count - 1)]
-
-
 # ---- Command line ------------------------------------------------------------------------
-
-
-def find_images(arguments: Iterable[str]) -> Iterator[str]:
-    """Yield images one by one: files, those that match patterns, and those in folders."""
-    for argument in arguments:
-        if os.path.isdir(argument):
-            found = images_below(argument)
-        elif not os.path.exists(argument) and glob.has_magic(argument):
-            found = iter(sorted(glob.glob(argument, recursive=True)))
-        else:
-            found = iter(())
-        yield next(found, argument)  # where nothing is found, reading it says why
-        yield from found
-
-
-def images_below(folder: str) -> Iterator[str]:
-    """Yield the images in a folder and its folders, in an order that is always the same."""
-    known = Image.registered_extensions()
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in known:
-                yield os.path.join(parent, name)
-
-
-def read_list(path: str) -> Iterator[str]:
-    """Yield the paths in a file that has one in each line."""
-    with naming_file(path), open(path, "rb") as file:
-        for line in file:
-            if name := line.rstrip(b"\r\n"):
-                yield os.fsdecode(name)
-
-
-def printable(text: str) -> str:
-    """Return a text as one line that does nothing to a terminal, whatever a file is called."""
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def annotate(image: Image.Image, lines: list[list[FoundDigit]]) -> Image.Image:
     """Return an image, upright, with a box around each digit that `read` found, and its name."""
-    upright = ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")
+    upright = flatten_transparency(ImageOps.exif_transpose(image).convert("RGBA"))
     draw = ImageDraw.Draw(upright)
     width = max(1, max(upright.size) // 400)
     for found in itertools.chain.from_iterable(lines):
@@ -256,116 +203,6 @@ def save_png(path: str, image: Image.Image) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Return the command line's arguments; SystemExit with code 2 where they make no sense."""
-    parser = argparse.ArgumentParser(
-        usage=argparse.SUPPRESS,  # an error is one line
-        description="Read the handwritten digit in each image.",
-    )
-    add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE", help="a file, a folder, a pattern, or - for stdin")
-    add("--files-from", metavar="LIST", help="read the images that a file names, one a line")
-    add("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves them")
-    add("--jobs", type=int, metavar="N", help="read N images at once [as many as there are cores]")
-    add("--json", action="store_true", help="print one JSON object a line")
-    add("--guess", action="store_true", help="name the best digit even where it is no digit")
-    add("--number", action="store_true", help="read all the digits of each image, line by line")
-    add("--annotated", metavar="OUT.png", help="with --number: write the image and what was found")
-    add("--save-preprocessed", metavar="OUT.png", help="write what the network sees of the image")
-    add("--kaggle", metavar="test.csv", help="read the table of Kaggle's Digit Recognizer instead")
-    add("--submission", metavar="OUT.csv", help="where the answers for --kaggle go")
-    add("--export", metavar="OUT.onnx", help="write the network as ONNX, and read nothing")
-    arguments = parser.parse_args(argv)
-    from_images = bool(arguments.images or arguments.files_from)
-    for_images = ("jobs", "json", "guess", "number", "annotated", "save_preprocessed")
-    given = [name for name in for_images if getattr(arguments, name) not in (None, False)]
-    if "" in vars(arguments).values():
-        parser.error("the name of a file must not be empty")
-    if bool(arguments.kaggle) != bool(arguments.submission):
-        parser.error("--kaggle test.csv and --submission submission.csv go together")
-    if from_images + bool(arguments.kaggle) + bool(arguments.export) != 1:
-        parser.error("give images, or --kaggle test.csv --submission submission.csv, or --export")
-    if given and not from_images:
-        parser.error(f"--{given[0].replace('_', '-')} is for images, not for --kaggle or --export")
-    if arguments.number and (arguments.save_preprocessed or arguments.guess):
-        parser.error("--save-preprocessed and --guess are for one digit, not for --number")
-    if arguments.annotated and not arguments.number:
-        parser.error("--annotated goes with --number")
-    if arguments.jobs is not None and arguments.jobs < 1:
-        parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
-    arguments.paths = find_images(arguments.images)
-    if arguments.files_from:
-        arguments.paths = itertools.chain(arguments.paths, read_list(arguments.files_from))
-    if arguments.save_preprocessed or arguments.annotated:
-        arguments.paths = list(itertools.islice(arguments.paths, 2))
-        if len(arguments.paths) > 1:
-            option = "--annotated" if arguments.annotated else "--save-preprocessed"
-            parser.error(f"{option} takes one image, not several")
-    return arguments
-
-
-def run_command(arguments: argparse.Namespace) -> int:
-    """Read what the arguments say; return the exit code."""
-    predictor = MNISTPredictor(arguments.checkpoint)
-    if arguments.kaggle:
-        count = write_submission(predictor.predict_batch, arguments.kaggle, arguments.submission)
-        print(f"{printable(arguments.submission)}: {count:,} digits, ready to submit")
-        return 0
-    if arguments.export:
-        from apps.export import write_onnx  # here, because reading digits needs nothing of it
-
-        write_onnx(
-            arguments.export, predictor.model, predictor.temperature, predictor.predict_batch
-        )
-        print(f"{printable(arguments.export)}: ONNX, reads the bundled digits alike")
-        return 0
-    return read_images(predictor, arguments)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    prepare_streams()
-    silence_libtiff()
-    try:
-        return run_command(parse_arguments(argv))
-    except KeyboardInterrupt:
-        print("inference.py: interrupted", file=sys.stderr)
-        return 130
-    except (OSError, ValueError) as error:
-        print(f"inference.py: error: {printable(str(error))}", file=sys.stderr)
-        return 1
-
-
-def read_images(predictor: MNISTPredictor, arguments: argparse.Namespace) -> int:
-    """Print a line for each image as it is read; return 1 if one could not be read."""
-    paths = arguments.paths
-    if sys.stderr.isatty():
-        from tqdm import tqdm  # here, because a single image must not wait for it
-
-        paths = tqdm(paths, unit="image", leave=False, delay=1)
-    read = read_number if arguments.number else read_digit
-
-    def work(path: str) -> tuple[str, dict]:
-        if path != "-":
-            return read(path, predictor, arguments)
-        with open(0, "rb", closefd=False) as stdin:
-            return read(stdin.read(MAX_FILE_SIZE), predictor, arguments)
-
-    failures, jobs = 0, arguments.jobs or torch.get_num_threads()
-    for path, answer, error in work_ahead(work, paths, jobs, forked=True):
-        if isinstance(error, OSError | ValueError):
-            failures += 1
-            reason = f"-: {error}" if path == "-" else str(error)
-            print(f"inference.py: error: {printable(reason)}", file=sys.stderr)
-        elif error:
-            raise error
-        elif arguments.json:
-            print(json.dumps({"file": path} | answer[1]), flush=True)
-        else:
-            print(f"{printable(path)}: {answer[0]}", flush=True)
-    return 1 if failures else 0
-
-
 def read_digit(
     image: str | bytes, predictor: MNISTPredictor, arguments: argparse.Namespace
 ) -> tuple[str, dict]:
@@ -375,7 +212,7 @@ def read_digit(
         size = (10 * IMAGE_SIZE, 10 * IMAGE_SIZE)
         save_png(arguments.save_preprocessed, to_image(seen).resize(size, Image.NEAREST))
     [prediction] = predictor.classify(seen)
-    if prediction.confidence < predictor.least_confidence and not arguments.guess:
+    if prediction.confidence < predictor.min_confidence and not arguments.guess:
         return "no digit", prediction._asdict()
     return f"{prediction.digit} ({prediction.confidence:.1%})", prediction._asdict()
 
@@ -391,6 +228,96 @@ def read_number(
     number = " ".join("".join(str(digit.digit) for digit in line) for line in lines)
     details = [[digit._asdict() for digit in line] for line in lines]
     return number or "no digit", {"number": number, "lines": details}
+
+
+def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Iterable[tuple]]:
+    """Return the arguments and the images; SystemExit with code 2 where they make no sense."""
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS,  # an error is one line
+        description="Read the handwritten digit in each image.",
+    )
+    add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGE", help="a file, a folder, a pattern, or - for stdin")
+    add("--files-from", metavar="LIST", help="read the images that a file names, one a line")
+    add("--checkpoint", default=SHIPPED_WEIGHTS, help="weights, as train.py saves them")
+    add("--jobs", type=int, metavar="N", help="read N images at once [as many as there are cores]")
+    add("--json", action="store_true", help="print one JSON object a line")
+    add("--guess", action="store_true", help="name the best digit even where it is no digit")
+    add("--number", action="store_true", help="read all the digits of each image, line by line")
+    add("--annotated", metavar="OUT.png", help="with --number: write the image and what was found")
+    add("--save-preprocessed", metavar="OUT.png", help="write what the network sees of the image")
+    arguments = parser.parse_args(argv)
+    if "" in vars(arguments).values():
+        parser.error("the name of a file must not be empty")
+    if not arguments.images and not arguments.files_from:
+        parser.error("give images, or --files-from LIST")
+    if arguments.number and (arguments.save_preprocessed or arguments.guess):
+        parser.error("--save-preprocessed and --guess are for one digit, not for --number")
+    if arguments.annotated and not arguments.number:
+        parser.error("--annotated goes with --number")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
+    items = find_images(arguments.images, arguments.files_from)
+    first = list(itertools.islice(items, 2))
+    jobs = arguments.jobs or torch.get_num_threads()
+    arguments.jobs = jobs if jobs > 1 and len(first) > 1 else 0  # worker processes
+    if len(first) > 1 and (arguments.annotated or arguments.save_preprocessed):
+        option = "--annotated" if arguments.annotated else "--save-preprocessed"
+        parser.error(f"{option} takes one image, not several")
+    items = itertools.chain(first, items)
+    if sys.stderr.isatty():
+        from tqdm import tqdm  # here, because a single image must not wait for it
+
+        items = tqdm(items, unit="image", leave=False, delay=1)
+    return arguments, items
+
+
+def read_images(arguments: argparse.Namespace, items: Iterable[tuple]) -> int:
+    """Print a line for each image as it is read; return 1 if one could not be read."""
+    Image.MAX_IMAGE_PIXELS = MAX_PHOTO_PIXELS // 2  # Pillow refuses more than twice as many
+    silence_libtiff()
+    read = functools.partial(read_item, MNISTPredictor(arguments.checkpoint), arguments)
+    failures = 0
+    with explaining_dead_workers(), warnings.catch_warnings():
+        # More processes than cores are what the user asked for.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        for path, answer, remarks in work_ahead(read, items, arguments.jobs):
+            for remark in remarks:
+                print(f"inference.py: warning: {printable(remark)}", file=sys.stderr)
+            if isinstance(answer, Exception):
+                failures += 1
+                print(f"inference.py: error: {printable(str(answer))}", file=sys.stderr)
+            elif arguments.json:
+                print(json.dumps({"file": path} | answer[1]), flush=True)
+            else:
+                print(f"{printable(path)}: {answer[0]}", flush=True)
+    return 1 if failures else 0
+
+
+def read_item(
+    predictor: MNISTPredictor, arguments: argparse.Namespace, item: tuple
+) -> tuple[str, tuple[str, dict] | Exception, list[str]]:
+    """Read an image; return its path, an answer or an error as a value, and warnings."""
+    path, image = item
+    read = read_number if arguments.number else read_digit
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")  # Pillow's, about oddities of a file that it can read
+        warnings.filterwarnings("always", category=UserWarning, module="reading")
+        try:
+            if isinstance(image, Exception):
+                raise image
+            answer = read(image, predictor, arguments)
+        except (OSError, ValueError) as error:
+            answer = ValueError(f"-: {error}") if path == "-" else error
+        except MemoryError:
+            answer = ValueError(f"{path}: there is not enough memory to read it")
+    return path, answer, [str(warning.message) for warning in caught]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    prepare_streams()
+    return exit_code("inference.py", lambda: read_images(*parse_arguments(argv)))
 
 
 if __name__ == "__main__":

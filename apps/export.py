@@ -1,40 +1,47 @@
-"""The network as ONNX, for ONNX Runtime and others: pixels in, probabilities out."""
+"""Write the network as ONNX, for ONNX Runtime and others: pixels in, probabilities out.
 
+python -m apps.export mnist.onnx
+"""
+
+import argparse
 import os
-from collections.abc import Callable, Sequence
+import sys
 
 import numpy as np
 import torch
 import torch.nn as nn
 
+from inference import SHIPPED_WEIGHTS, MNISTPredictor
 from model import IMAGE_SIZE, MNISTClassifier, normalize
-from reading.files import write_atomically
+from reading.files import exit_code, prepare_streams, printable, write_atomically
 from training.data import load_sample
 
-MOST_APART = 1e-4  # of probabilities: what another order of the same additions may come to
+MAX_APART = 1e-4  # of probabilities: what another order of the same additions may come to
 
 
 class PixelsToProbabilities(nn.Module):
     """The network, with what is done before and after it."""
 
-    def __init__(self, model: MNISTClassifier, temperature: float) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.temperature = temperature
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Map uint8 (N, 28, 28), white on black, to probabilities, float32 (N, 10)."""
-        return (self.model(normalize(pixels)) / self.temperature).softmax(dim=1)
+        return self.model(normalize(pixels)).softmax(dim=1)
 
 
-def to_onnx(model: MNISTClassifier, temperature: float) -> bytes:
+def to_onnx(model: nn.Module) -> bytes:
     """Return the network as the content of an ONNX file; it takes onnx and onnxscript.
 
+    Only the weights of the model are taken, into the network as model.py has it.
     Its input is `pixels`, uint8 (N, 28, 28), white on black, as MNIST has them, and its output
     `probabilities`, float32 (N, 10), for any N.
     """
+    stock = MNISTClassifier()
+    stock.load_state_dict(model.state_dict())
     program = torch.onnx.export(
-        PixelsToProbabilities(model, temperature).eval(),
+        PixelsToProbabilities(stock).eval(),
         (torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8),),
         dynamo=True,
         verbose=False,
@@ -45,17 +52,11 @@ def to_onnx(model: MNISTClassifier, temperature: float) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def write_onnx(
-    path: str | os.PathLike,
-    model: MNISTClassifier,
-    temperature: float,
-    predict_batch: Callable[[Sequence[np.ndarray]], list[tuple]],
-) -> float:
-    """Write the network as `to_onnx` makes it, once ONNX Runtime reads the sample as it does.
+def write_onnx(path: str | os.PathLike, predictor: MNISTPredictor) -> float:
+    """Write the network as `to_onnx` makes it, once ONNX Runtime reads the sample as we do.
 
-    Takes `MNISTPredictor.predict_batch`, or a function like it. Returns how far the
-    probabilities are apart at most. Raises ValueError if a package is missing or the answers
-    are others, and OSError if the file can't be written: nothing is written then.
+    Returns the largest difference of the probabilities. Raises ValueError if a package is missing
+    or the answers are others, and OSError if the file can't be written: nothing is written then.
     """
     try:
         import onnx  # noqa: F401  (PyTorch's exporter takes this, and onnxscript)
@@ -64,13 +65,37 @@ def write_onnx(
     except ImportError as error:
         remedy = "pip install onnx onnxscript onnxruntime"
         raise ValueError(f"{path}: ONNX takes packages that are not here: {remedy}") from error
-    content = to_onnx(model, temperature)
+    content = to_onnx(predictor.model)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     pixels = load_sample(train=False).images.numpy()
     [found] = session.run(["probabilities"], {"pixels": pixels})
-    expected = np.array([probabilities for _, _, probabilities in predict_batch(pixels)])
+    expected = np.array([probabilities for _, _, probabilities in predictor.predict_batch(pixels)])
     apart = float(np.abs(found - expected).max())
-    if not apart <= MOST_APART or (found.argmax(axis=1) != expected.argmax(axis=1)).any():
+    if not apart <= MAX_APART or (found.argmax(axis=1) != expected.argmax(axis=1)).any():
         raise ValueError(f"{path}: not written: ONNX Runtime answers otherwise than PyTorch here")
     write_atomically(path, content)
     return apart
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    prepare_streams()
+    parser = argparse.ArgumentParser(
+        prog="export.py",
+        usage=argparse.SUPPRESS,  # an error is one line
+        description="Write the network as ONNX.",
+    )
+    parser.add_argument("path", metavar="mnist.onnx", help="the file to write")
+    parser.add_argument("--checkpoint", default=SHIPPED_WEIGHTS, help="weights of train.py")
+    arguments = parser.parse_args(argv)
+
+    def command() -> int:
+        write_onnx(arguments.path, MNISTPredictor(arguments.checkpoint))
+        print(f"{printable(arguments.path)}: ONNX, reads the bundled digits alike")
+        return 0
+
+    return exit_code("export.py", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,11 +1,11 @@
-"""Files that are written whole or not at all, and errors that name them."""
+"""Files that are written whole or not at all, and errors that name them in one line."""
 
 import contextlib
 import errno
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,3 +61,20 @@ def prepare_streams() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that it can't encode
         setattr(sys, name, stream)
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that does nothing to a terminal, whatever a file is called."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def exit_code(script: str, command: Callable[[], int]) -> int:
+    """Run a command; return its exit code. What goes wrong is one line on stderr."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
+        print(f"{script}: error: {printable(str(error))}", file=sys.stderr)
+        return 1

@@ -1,6 +1,6 @@
 """Decode any image to gray values: a file, an array or a tensor, of any kind, depth and size.
 
-What no camera makes is refused, so that no image takes more than 1 GB.
+How many pixels a file may have is Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`.
 """
 
 import contextlib
@@ -8,7 +8,6 @@ import ctypes
 import io
 import math
 import os
-import threading
 import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -16,18 +15,16 @@ from typing import BinaryIO
 import numpy as np
 import scipy
 import torch
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from model import IMAGE_SIZE
 from reading.files import open_regular
-from reading.jobs import large_work
 
-MAX_PIXELS = 100_000_000  # of an image as Pillow holds it, in up to 4 bytes each
-MAX_SIDE = 65_535  # pixels; no camera or scanner makes more, and JPEG can't
-LARGE = 100_000_000  # bytes of a decoded image, of which there is only one at a time
-SHARED_IMAGES = threading.Lock()
-STRIP = 2**22  # pixels that are converted at once
-BY_ROWS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "PPM", "TIFF", "TGA")  # are decoded so
 WORK_SIZE = 256  # pixels of the longer side of an image in which ink is looked for
+MAX_SIDE = 5 * WORK_SIZE  # pixels; an image twice as large or larger is reduced towards it
+# The brands of ISO 23008-12 (HEIC, as iPhones write it, HEIF) and of AVIF.
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+HEIF_SUFFIXES = {".heic", ".heif", ".avif"}  # are named even where Pillow does not know them
 
 # A path, the bytes of an image file, a binary file object, a PIL image, an array or a tensor.
 # Arrays and tensors hold integers 0..255, or floats 0..1, in shape (H, W), (1, H, W), (H, W, 1),
@@ -47,42 +44,75 @@ def naming(image: ImageLike) -> Iterator[None]:
 
 
 def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode an image of any kind, upright.
+    """Decode an image of any kind, and turn it upright.
 
     Returns gray values, float32 (H, W) in 0..1, and the width and height of the whole image,
-    which may be several times as large.
+    which may be several times as large. Warns (UserWarning) of a TIFF that has several pages: the
+    first is read.
+
+    Raises:
+        ValueError: it is no image, damaged, too large, or of a wrong shape, type or range.
+        OSError: the file can't be read; FileNotFoundError if there is none.
+        MemoryError: there is not enough memory to decode it.
     """
-    # An opened image or file may be in use by another thread, too.
-    shared = not isinstance(image, str | os.PathLike | bytes | np.ndarray | torch.Tensor)
     if isinstance(image, torch.Tensor):
         image = tensor_to_array(image)
     if isinstance(image, np.ndarray):
         image = array_to_image(image)
-    # Pillow's, about oddities of a file that it can read. Not by catch_warnings: threads.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    is_path = isinstance(image, str | os.PathLike)
+    if not (isinstance(image, str | os.PathLike | bytes | Image.Image) or hasattr(image, "read")):
+        taken = "a path, bytes, a binary file, a PIL image, an array or a tensor"
+        raise ValueError(f"an image is {taken}, not {type(image).__name__}")
+    pages = 1
     try:
-        with SHARED_IMAGES if shared else contextlib.nullcontext():
-            if isinstance(image, Image.Image):
-                return flatten(image), upright_size(image, image.size)
-            source = open_regular(image) if is_path else contextlib.nullcontext(image)
-            with (
-                source as file,
-                Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened,
-            ):
-                size = opened.size
-                opened.draft("RGB", (5 * WORK_SIZE, 5 * WORK_SIZE))  # a JPEG: small, and fast
-                memory = decoded_bytes(opened, size)
-                check_size(*size, memory)
-                with large_work() if memory > LARGE else contextlib.nullcontext():
-                    upright = upright_size(opened, size)  # not before: a PNG is decoded for it
-                    return flatten(opened), upright
+        if isinstance(image, Image.Image):
+            return flatten(image), upright_size(image, image.size)
+        with open_binary(image) as file, open_image(file) as opened:
+            pages = opened.n_frames if opened.format == "TIFF" else 1
+            size = opened.size
+            opened.draft("RGB", (MAX_SIDE, MAX_SIDE))  # decodes a large JPEG at a fraction of it
+            upright = upright_size(opened, size)  # after the draft, since this decodes a PNG
+            gray = flatten(opened)
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:  # "Image size (N pixels) exceeds limit of ..."
+        reason = f"{str(error).split(',')[0]}, PIL.Image.MAX_IMAGE_PIXELS; scale it down"
+        raise ValueError(f"the image is too large: {reason}") from error
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         if isinstance(error, OSError) and error.errno is not None:
             raise  # no such file, a folder, no permission: the system's own words
         unknown = isinstance(error, UnidentifiedImageError)  # its own words name an object
         reason = "its format is not known" if unknown else error
         raise ValueError(f"not an image that can be read ({reason})") from error
+    if pages > 1:
+        name = f"{os.fspath(image)}: " if isinstance(image, str | os.PathLike) else ""
+        warnings.warn(f"{name}a TIFF of {pages} pages; only the first is read", stacklevel=1)
+    return gray, upright
+
+
+def open_binary(image: str | os.PathLike | bytes | BinaryIO) -> contextlib.AbstractContextManager:
+    """Open a path or bytes as a binary file; one that is open already stays so."""
+    if isinstance(image, str | os.PathLike):
+        return open_regular(image)
+    return io.BytesIO(image) if isinstance(image, bytes) else contextlib.nullcontext(image)
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Open an image with Pillow, and with pillow-heif where that is needed and installed."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        start = file.read(12)
+        if start[4:8] != b"ftyp" or start[8:] not in HEIF_BRANDS:
+            raise
+    try:
+        import pillow_heif
+    except ImportError:
+        remedy = "pip install pillow-heif, or export it as JPEG"
+        raise ValueError(f"HEIC or AVIF, which Pillow does not know here: {remedy}") from None
+    pillow_heif.register_heif_opener()
+    file.seek(0)
+    return Image.open(file)
 
 
 def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
@@ -103,6 +133,8 @@ def tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
 
 def array_to_image(array: np.ndarray) -> Image.Image:
     """Check an array's shape, type and range, and make it a PIL image."""
+    if array.size == IMAGE_SIZE**2 and array.size in array.shape:
+        raise ValueError(f"an image array of shape {array.shape}: give it as reshape(28, 28)")
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
@@ -110,81 +142,32 @@ def array_to_image(array: np.ndarray) -> Image.Image:
             "an image array must have shape (H, W), (1, H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4), not {array.shape}"
         )
-    height, width = array.shape[:2]
-    check_size(width, height)
+    if not array.size:
+        raise ValueError(f"the image has no pixels: its shape is {array.shape}")
+    return Image.fromarray(to_uint8(array))
+
+
+def to_uint8(array: np.ndarray) -> np.ndarray:
+    """Bring pixel values, integers 0..255 or floats 0..1, to uint8; ValueError for others."""
     if array.dtype == np.uint8:
-        return Image.fromarray(array)
+        return array
     if array.dtype.kind not in "fiub":
         raise ValueError(f"an image array must hold numbers, not {array.dtype}")
-    most = 1 if array.dtype.kind in "fb" else 255
-    pixels = np.empty(array.shape, np.uint8)
-    for rows in strips(height, max(1, STRIP // width)):
-        part = array[rows]
-        if not (part.min() >= 0 and part.max() <= most):  # NaN fails this too
-            raise ValueError("pixel values must be integers in 0..255 or floats in 0..1")
-        pixels[rows] = (part * np.float32(255 / most)).round()
-    return Image.fromarray(pixels)
-
-
-def decoded_bytes(opened: Image.Image, size: tuple[int, int]) -> int:
-    """Return what decoding an opened file takes at most; `size` is that before any draft."""
-    width, height = opened.size
-    memory = 4 * width * height
-    if opened.format not in BY_ROWS:  # WebP, say: measured
-        return 4 * memory
-    if "progressive" in opened.info:  # a JPEG's coefficients, all of them
-        return memory + 6 * size[0] * size[1]
-    if opened.format == "TIFF" and opened.info.get("compression") != "raw":  # a strip or tile
-        tags = opened.tag_v2
-        tiled = TiffImagePlugin.TILEWIDTH in tags or TiffImagePlugin.TILELENGTH in tags
-        rows = tags.get(TiffImagePlugin.ROWSPERSTRIP, 1 if tiled else height)
-        rows = max(tags.get(TiffImagePlugin.TILELENGTH, 0), rows if tiled else min(rows, height))
-        columns = max(tags.get(TiffImagePlugin.TILEWIDTH, 0), width)
-        bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
-        samples = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-        return memory + rows * columns * bits * samples // 8
-    return memory
-
-
-def check_size(width: int, height: int, memory: int | None = None) -> None:
-    """Refuse, before it is decoded, an image of no pixels, or of more than memory is good for."""
-    memory = 4 * width * height if memory is None else memory
-    if not width or not height:
-        raise ValueError(f"the image has no pixels: its size is {width} x {height}")
-    if max(width, height) > MAX_SIDE or memory > 4 * MAX_PIXELS:
-        raise ValueError(f"the image is too large: {width} x {height} pixels; scale it down")
-
-
-def strips(height: int, rows: int) -> Iterator[slice]:
-    """Part the rows of a large image: what is made of all of it at once would be too much."""
-    for top in range(0, height, rows):
-        yield slice(top, min(top + rows, height))
+    highest = 1 if array.dtype.kind in "fb" else 255
+    if not (array.min() >= 0 and array.max() <= highest):  # NaN fails this too
+        raise ValueError("pixel values must be integers in 0..255 or floats in 0..1")
+    return (array * np.float32(255 / highest)).round().astype(np.uint8)
 
 
 def flatten(image: Image.Image) -> np.ndarray:
     """Turn a PIL image upright, and make it gray: float32 (H, W) in 0..1, not too large."""
-    check_size(*image.size)
+    if 0 in image.size:
+        raise ValueError("the image has no pixels: its size is {} x {}".format(*image.size))
     image.load()
-    width, height = image.size
-    factor = max(1, max(image.size) // (5 * WORK_SIZE))
-    factor = factor if min(image.size) >= factor else 1
-    rows = factor * max(1, STRIP // (factor * width))
-    parts = [(0, part.start, width, part.stop) for part in strips(height, rows)]
-    highest = 255
-    if image.mode[0] in "IF":  # of 10 bits, 12, 16 or any other number, or floats
-        highest = max(float(np.asarray(image.crop(part)).max()) for part in parts)
-    if not math.isfinite(highest):
-        raise ValueError("its pixel values are not finite")
-    white = next(most for most in (1, 255, 2 ** math.frexp(highest)[1] - 1) if highest <= most)
-    if len(parts) == 1:
-        small = to_bands(image, white)
-        small = small.reduce(factor) if factor > 1 else small  # by 1 it would be copied
-    else:
-        small = None
-        for part in parts:
-            reduced = to_bands(image.crop(part), white).reduce(factor)
-            small = small or Image.new(reduced.mode, (-(-width // factor), -(-height // factor)))
-            small.paste(reduced, (0, part[1] // factor))
+    small = to_bands(image)
+    factor = max(image.size) // MAX_SIDE
+    if 1 < factor <= min(image.size):
+        small = small.reduce(factor)
     orientation = ExifTags.Base.Orientation
     if (turn := image.getexif().get(orientation, 1)) != 1:
         small.getexif()[orientation] = turn
@@ -195,11 +178,15 @@ def flatten(image: Image.Image) -> np.ndarray:
     return np.divide(gray, 255, dtype=np.float32)
 
 
-def to_bands(image: Image.Image, white: float) -> Image.Image:
+def to_bands(image: Image.Image) -> Image.Image:
     """Bring an image to a mode that can be averaged: L, RGB or RGBA."""
-    if image.mode[0] in "IF":  # Pillow would clip them to 255, not scale them
-        values = np.asarray(image, np.float32) * (255 / white)
-        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if image.mode[0] in "IF":  # of 10 bits, 12, 16 or others, or floats: Pillow would clip them
+        values = np.asarray(image, np.float32)
+        highest = float(values.max())
+        if not math.isfinite(highest):
+            raise ValueError("its pixel values are not finite")
+        white = next(w for w in (1, 255, 2 ** math.frexp(highest)[1] - 1) if highest <= w)
+        return Image.fromarray((values * (255 / white)).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode in ("L", "RGB"):

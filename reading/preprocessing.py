@@ -10,7 +10,14 @@ import torch
 from PIL import Image
 
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
-from reading.image_io import WORK_SIZE, ImageLike, naming, tensor_to_array, to_grayscale
+from reading.image_io import (
+    WORK_SIZE,
+    ImageLike,
+    naming,
+    tensor_to_array,
+    to_grayscale,
+    to_uint8,
+)
 from reading.ink import (
     MIN_CONTRAST,
     SMALL,
@@ -31,6 +38,7 @@ from reading.ink import (
     resize_to,
 )
 
+SHAPE = (IMAGE_SIZE, IMAGE_SIZE)
 BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST (LeCun et al. 1998)
 STROKE_WIDTHS = (2.0, 3.6)  # pixels, minimum and maximum of most of MNIST
 MAX_SMALL_WIDTH = 4.2  # pixels of the strokes of a small digit, which may be blurred
@@ -50,25 +58,28 @@ def preprocess(image: ImageLike) -> torch.Tensor:
     Raises:
         ValueError: it is no image, damaged, blank, or of a wrong shape, type or range.
         OSError: the file can't be read; FileNotFoundError if there is none.
+        MemoryError: there is not enough memory to decode it.
     """
     with naming(image):
         pixels = to_mnist(to_grayscale(image)[0])
     return normalize(torch.from_numpy(255 * pixels).unsqueeze(0))[0]  # (1, 28, 28)
 
 
-def preprocess_batch(images: list[ImageLike]) -> torch.Tensor:
-    """Turn N images into (N, 1, 28, 28), as `preprocess` does; those like MNIST's all at once."""
-    images = [tensor_to_array(image) if torch.is_tensor(image) else image for image in images]
-    if all(
-        isinstance(image, np.ndarray)
-        and image.shape == (IMAGE_SIZE, IMAGE_SIZE)
-        and image.dtype == np.uint8
-        for image in images
-    ):
-        pixels = np.stack(images)
-        if is_mnist_like(pixels.astype(np.float32) / 255).all():
-            return normalize(torch.from_numpy(pixels))
-    return torch.stack([preprocess(image) for image in images])
+def preprocess_batch(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Turn an array or a tensor of N images into (N, 1, 28, 28), as `preprocess` does for each.
+
+    If its shape is (N, 28, 28) or (N, 1, 28, 28), it is checked all at once, and the images that
+    are like MNIST's need no more.
+    """
+    if torch.is_tensor(images):
+        images = tensor_to_array(images)
+    if images.shape[1:] not in (SHAPE, (1, *SHAPE)):
+        return torch.stack([preprocess(image) for image in images])
+    pixels = to_uint8(images).reshape(-1, *SHAPE).copy()
+    batch = normalize(torch.from_numpy(pixels))  # (N, 1, 28, 28)
+    for i in np.flatnonzero(~is_mnist_like(pixels.astype(np.float32) / 255)):
+        batch[i] = preprocess(pixels[i])
+    return batch
 
 
 def to_image(preprocessed: torch.Tensor) -> Image.Image:

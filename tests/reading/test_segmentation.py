@@ -210,11 +210,11 @@ def test_no_ink_is_refused(predictor):
 
 
 def test_the_threshold_is_that_of_the_checkpoint_or_that_asked_for(predictor):
-    assert 0.5 < predictor.least_confidence < 0.95
-    assert predictor.least_confidence == predictor.metadata["least_confidence"]
-    assert MNISTPredictor(least_confidence=0).read(scribble())
-    with pytest.raises(ValueError, match="least_confidence"):
-        MNISTPredictor(least_confidence=1.5)
+    assert 0.5 < predictor.min_confidence < 0.95
+    assert predictor.min_confidence == predictor.metadata["least_confidence"]
+    assert MNISTPredictor(min_confidence=0).read(scribble())
+    with pytest.raises(ValueError, match="min_confidence"):
+        MNISTPredictor(min_confidence=1.5)
 
 
 def test_hostile_pictures_end_in_answers_or_errors_that_are_promised(predictor):
