@@ -29,7 +29,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 from model import IMAGE_SIZE
 from reading.checkpoint import load_checkpoint
-from reading.files import exit_code, prepare_streams, printable, write_atomically
+from reading.devices import speed_up
+from reading.files import exit_code, printable, write_atomically
 from reading.image_io import ImageLike, flatten_transparency, naming, silence_libtiff, to_grayscale
 from reading.loading import (
     explaining_dead_workers,
@@ -93,7 +94,7 @@ class MNISTPredictor:
     ) -> None:
         survive_forks()
         model, self.metadata = load_checkpoint(checkpoint, device)
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = speed_up(model)
         self.device = torch.device(device)
         if min_confidence is None:  # older checkpoints have it under its old name
             old = self.metadata.get("least_confidence", 0)
@@ -316,7 +317,6 @@ def read_item(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    prepare_streams()
     return exit_code("inference.py", lambda: read_images(*parse_arguments(argv)))
 
 

@@ -15,6 +15,7 @@ import torch
 
 from inference import MNISTPredictor
 from reading.checkpoint import save_checkpoint
+from reading.files import exit_code
 from train import Settings, train
 from training.data import PROJECT_DIR, load_sample
 from training.plots import plot_digits, save_figure
@@ -31,15 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     output_dir = PROJECT_DIR / "outputs" / "test_model"
     parser.add_argument("--output-dir", type=Path, default=output_dir, help="where results go")
-    output_dir = parser.parse_args(argv).output_dir
-    try:
-        return check(output_dir)
-    except KeyboardInterrupt:
-        print("test_model.py: interrupted", file=sys.stderr)
-        return 130
-    except (OSError, ValueError) as error:
-        print(f"test_model.py: error: {error}", file=sys.stderr)
-        return 1
+    return exit_code("test_model.py", lambda: check(parser.parse_args(argv).output_dir))
 
 
 def check(output_dir: Path) -> int:

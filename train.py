@@ -25,7 +25,7 @@ from tqdm import tqdm
 from model import NUM_CLASSES, MNISTClassifier, normalize
 from reading.checkpoint import save_checkpoint
 from reading.devices import choose_device, computes_in_bfloat16, keep_freed_memory, speed_up
-from reading.files import prepare_streams, write_atomically
+from reading.files import exit_code, write_atomically
 from training import runs
 from training.data import PROJECT_DIR, Digits, fading, load_data, shuffled_batches
 from training.distributed import from_first, joined, rank, sum_up, world_size
@@ -405,17 +405,13 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    prepare_streams()
-    try:
+
+    def command() -> int:
         with joined():
             return run_command(*parse_arguments(argv))
-    except KeyboardInterrupt:
-        goes_on = "if a run had begun, the same command with --resume goes on"
-        print(f"\ntrain.py: interrupted; {goes_on} after its last finished epoch", file=sys.stderr)
-        return 130
-    except (OSError, ValueError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        return 1
+
+    goes_on = "; if a run had begun, the same command with --resume goes on after its last epoch"
+    return exit_code("train.py", command, goes_on)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch.nn as nn
 
 from inference import SHIPPED_WEIGHTS, MNISTPredictor
 from model import IMAGE_SIZE, MNISTClassifier, normalize
-from reading.files import exit_code, prepare_streams, printable, write_atomically
+from reading.files import exit_code, printable, write_atomically
 from training.data import load_sample
 
 MAX_APART = 1e-4  # of probabilities: what another order of the same additions may come to
@@ -32,9 +32,8 @@ class PixelsToProbabilities(nn.Module):
 
 
 def to_onnx(model: nn.Module) -> bytes:
-    """Return the network as the content of an ONNX file; it takes onnx and onnxscript.
+    """Return a network, as model.py has it, as the content of an ONNX file.
 
-    Only the weights of the model are taken, into the network as model.py has it.
     Its input is `pixels`, uint8 (N, 28, 28), white on black, as MNIST has them, and its output
     `probabilities`, float32 (N, 10), for any N.
     """
@@ -79,7 +78,6 @@ def write_onnx(path: str | os.PathLike, predictor: MNISTPredictor) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    prepare_streams()
     parser = argparse.ArgumentParser(
         prog="export.py",
         usage=argparse.SUPPRESS,  # an error is one line
@@ -87,9 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("path", metavar="mnist.onnx", help="the file to write")
     parser.add_argument("--checkpoint", default=SHIPPED_WEIGHTS, help="weights of train.py")
-    arguments = parser.parse_args(argv)
 
     def command() -> int:
+        arguments = parser.parse_args(argv)
         write_onnx(arguments.path, MNISTPredictor(arguments.checkpoint))
         print(f"{printable(arguments.path)}: ONNX, reads the bundled digits alike")
         return 0

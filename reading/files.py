@@ -68,12 +68,16 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
-def exit_code(script: str, command: Callable[[], int]) -> int:
-    """Run a command; return its exit code. What goes wrong is one line on stderr."""
+def exit_code(script: str, command: Callable[[], int], advice: str = "") -> int:
+    """Run a command; return its exit code. What goes wrong is one line on stderr.
+
+    The advice is for who interrupted it.
+    """
+    prepare_streams()
     try:
         return command()
     except KeyboardInterrupt:
-        print(f"{script}: interrupted", file=sys.stderr)
+        print(f"{script}: interrupted{advice}", file=sys.stderr)
         return 130
     except (OSError, ValueError) as error:
         print(f"{script}: error: {printable(str(error))}", file=sys.stderr)

@@ -109,7 +109,7 @@ def test_ctrl_c_leaves_a_state_that_resumes(tmp_path, uninterrupted):
             break
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "the same command with --resume goes on after its last finished epoch" in err
+    assert "the same command with --resume goes on after its last epoch" in err
     code, out, err = run(tmp_path, *SETTINGS, "--resume")
     assert (code, err) == (0, "")
     assert "resuming after epoch" in out
@@ -140,7 +140,7 @@ def test_what_ctrl_c_promises_holds(tmp_path, monkeypatch, capsys, name):
     with monkeypatch.context() as patch:
         patch.setattr(name, interrupt)
         assert train.main(arguments) == 130
-    assert "--resume goes on after its last finished epoch" in capsys.readouterr().err
+    assert "--resume goes on after its last epoch" in capsys.readouterr().err
     assert train.main([*arguments, "--resume"]) == 0
     finished = 2 if name == "train.save_results" else 0
     assert f"resuming after epoch {finished} of 2" in capsys.readouterr().out

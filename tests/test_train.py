@@ -555,8 +555,8 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_a_model_that_was_there(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == (
-        "\ntrain.py: interrupted; if a run had begun, the same command with --resume goes on after "
-        "its last finished epoch\n"
+        "train.py: interrupted; if a run had begun, the same command with --resume goes on after "
+        "its last epoch\n"
     )
     assert model.read_bytes() == b"a finished model"
     assert written(tmp_path) == ["mnist_cnn.pt", "training_state.pt"]

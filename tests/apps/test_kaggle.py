@@ -151,7 +151,7 @@ def test_tables_are_read_as_mnist_is_passed_around(tmp_path, digits, lines, head
         after = [label] if columns == "class" else []
         rows.append(",".join([*before.get(columns, []), line, *after]))
     (tmp_path / "mnist.csv").write_text("\n".join(rows))
-    images, labels = read_kaggle(tmp_path / "mnist.csv")
+    images, labels, _ = read_kaggle(tmp_path / "mnist.csv")
     assert (images == digits.images.numpy()).all()
     assert (labels is None) == (columns in ("", "index"))
     assert labels is None or (labels == digits.labels.numpy()).all()
@@ -172,7 +172,7 @@ def test_a_bad_row_of_a_table_without_a_header_is_named_by_its_line(tmp_path, li
 def test_train_csv_is_read_with_its_labels(tmp_path, digits, lines):
     rows = [f"{label},{row}" for label, row in zip(digits.labels, lines[1:], strict=True)]
     (tmp_path / "train.csv").write_text("\n".join(["label," + HEADER, *rows]))
-    images, labels = read_kaggle(tmp_path / "train.csv")
+    images, labels, _ = read_kaggle(tmp_path / "train.csv")
     assert (images == digits.images.numpy()).all()
     assert (labels == digits.labels.numpy()).all()
     rows[4] = "10" + rows[4][1:]
