@@ -30,8 +30,15 @@ from PIL import Image, ImageDraw, ImageOps
 from model import IMAGE_SIZE
 from reading.checkpoint import load_checkpoint
 from reading.devices import speed_up
-from reading.files import exit_code, printable, write_atomically
-from reading.image_io import ImageLike, flatten_transparency, naming, silence_libtiff, to_grayscale
+from reading.files import exit_code, printable
+from reading.image_io import (
+    ImageLike,
+    flatten_transparency,
+    naming,
+    silence_libtiff,
+    to_grayscale,
+    write_png,
+)
 from reading.loading import (
     explaining_dead_workers,
     find_images,
@@ -197,13 +204,6 @@ def annotate(image: Image.Image, lines: list[list[FoundDigit]]) -> Image.Image:
     return upright
 
 
-def save_png(path: str, image: Image.Image) -> None:
-    """Write an image as a PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    write_atomically(path, buffer.getvalue())
-
-
 def read_digit(
     image: str | bytes, predictor: MNISTPredictor, arguments: argparse.Namespace
 ) -> tuple[str, dict]:
@@ -211,7 +211,7 @@ def read_digit(
     seen = predictor.preprocess(image)
     if arguments.save_preprocessed:  # ten times as large, to be looked at
         size = (10 * IMAGE_SIZE, 10 * IMAGE_SIZE)
-        save_png(arguments.save_preprocessed, to_image(seen).resize(size, Image.NEAREST))
+        write_png(arguments.save_preprocessed, to_image(seen).resize(size, Image.NEAREST))
     [prediction] = predictor.classify(seen)
     if prediction.confidence < predictor.min_confidence and not arguments.guess:
         return "no digit", prediction._asdict()
@@ -225,7 +225,7 @@ def read_number(
     lines = predictor.read(image)
     if arguments.annotated:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            save_png(arguments.annotated, annotate(opened, lines))
+            write_png(arguments.annotated, annotate(opened, lines))
     number = " ".join("".join(str(digit.digit) for digit in line) for line in lines)
     details = [[digit._asdict() for digit in line] for line in lines]
     return number or "no digit", {"number": number, "lines": details}

@@ -18,7 +18,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from model import IMAGE_SIZE
-from reading.files import open_regular
+from reading.files import open_regular, write_atomically
 
 WORK_SIZE = 256  # pixels of the longer side of an image in which ink is looked for
 MAX_SIDE = 5 * WORK_SIZE  # pixels; an image twice as large or larger is reduced towards it
@@ -66,19 +66,19 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
     try:
         if isinstance(image, Image.Image):
             return flatten(image), upright_size(image, image.size)
-        with open_binary(image) as file, open_image(file) as opened:
+        path = isinstance(image, str | os.PathLike)
+        file = io.BytesIO(image) if isinstance(image, bytes) else contextlib.nullcontext(image)
+        with open_regular(image) if path else file as binary, open_image(binary) as opened:
             pages = opened.n_frames if opened.format == "TIFF" else 1
             size = opened.size
             opened.draft("RGB", (MAX_SIDE, MAX_SIDE))  # decodes a large JPEG at a fraction of it
             upright = upright_size(opened, size)  # after the draft, since this decodes a PNG
             gray = flatten(opened)
-    except MemoryError:
-        raise
     except Image.DecompressionBombError as error:  # "Image size (N pixels) exceeds limit of ..."
         reason = f"{str(error).split(',')[0]}, PIL.Image.MAX_IMAGE_PIXELS; scale it down"
         raise ValueError(f"the image is too large: {reason}") from error
     except Exception as error:  # Pillow's decoders raise nearly every type there is
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise  # no such file, a folder, no permission: the system's own words
         unknown = isinstance(error, UnidentifiedImageError)  # its own words name an object
         reason = "its format is not known" if unknown else error
@@ -87,13 +87,6 @@ def to_grayscale(image: ImageLike) -> tuple[np.ndarray, tuple[int, int]]:
         name = f"{os.fspath(image)}: " if isinstance(image, str | os.PathLike) else ""
         warnings.warn(f"{name}a TIFF of {pages} pages; only the first is read", stacklevel=1)
     return gray, upright
-
-
-def open_binary(image: str | os.PathLike | bytes | BinaryIO) -> contextlib.AbstractContextManager:
-    """Open a path or bytes as a binary file; one that is open already stays so."""
-    if isinstance(image, str | os.PathLike):
-        return open_regular(image)
-    return io.BytesIO(image) if isinstance(image, bytes) else contextlib.nullcontext(image)
 
 
 def open_image(file: BinaryIO) -> Image.Image:
@@ -232,6 +225,13 @@ def most_contrast(image: Image.Image) -> Image.Image:
     best = int(spreads.argmax())
     coloured = best and spreads[best] > 2 * spreads[0]
     return image.getchannel(best - 1) if coloured else image.convert("L")
+
+
+def write_png(path: str | os.PathLike, image: Image.Image) -> None:
+    """Write an image as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    write_atomically(path, buffer.getvalue())
 
 
 def silence_libtiff() -> None:

@@ -51,12 +51,11 @@ def find_images(
 def find_paths(arguments: Iterable[str]) -> Iterator[str]:
     """Yield paths one by one: files, those that match patterns, and those in folders."""
     for argument in arguments:
+        found = iter(())
         if os.path.isdir(argument):
             found = images_below(argument)
         elif not os.path.exists(argument) and glob.has_magic(argument):
             found = iter(sorted(glob.glob(argument, recursive=True)))
-        else:
-            found = iter(())
         yield next(found, argument)  # where nothing is found, reading it says why
         yield from found
 
@@ -92,20 +91,23 @@ def read_stdin() -> bytes | ValueError:
 
 
 class Work(Dataset):
-    """A Dataset whose items are what a function makes of what its sampler yields."""
+    """A Dataset whose items are what a function makes of what its sampler yields, or the errors."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
 
     def __getitem__(self, item: Any) -> Any:
-        return self.function(item)
+        try:
+            return item if isinstance(item, Exception) else self.function(item)
+        except (OSError, ValueError, MemoryError) as error:
+            return error
 
 
 def work_ahead(function: Callable[[Any], Any], items: Iterable, jobs: int) -> Iterator[Any]:
     """Apply a function to items, in order, by so many processes, which go a few items ahead.
 
-    There may be any number of items; each is sent to a process, and its answer back. With no
-    jobs, this process does the work.
+    There may be any number of items; each is sent to a process, and its answer back, or its
+    error. An item that is an error comes back as it is. With no jobs, this process does the work.
     """
     loader = DataLoader(
         Work(function),
@@ -124,18 +126,14 @@ def work_ahead(function: Callable[[Any], Any], items: Iterable, jobs: int) -> It
 
 @contextlib.contextmanager
 def ignoring_interrupts() -> Iterator[None]:
-    """Let processes that are started meanwhile ignore Ctrl-C, also while they start.
-
-    The process that started them heeds it, and ends them.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set what a signal does
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let processes that are started meanwhile leave Ctrl-C to this one, even while they start."""
+    main = threading.current_thread() is threading.main_thread()  # no other may set a handler
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def unchanged(answer: Any) -> Any:
@@ -188,28 +186,22 @@ def is_small_array(image: ImageLike) -> bool:
 
 def preprocess_ahead(images: Iterable[ImageLike], jobs: int) -> Iterator[torch.Tensor]:
     """Yield what `preprocess` makes of each image, by worker processes; raise the first error."""
-    for answer in work_ahead(try_to_preprocess, sendable(images), jobs):
+    for answer in work_ahead(preprocess_to_array, sendable(images), jobs):
         if isinstance(answer, Exception):
             raise answer
         yield torch.from_numpy(answer)
 
 
-def try_to_preprocess(image: ImageLike | Exception) -> np.ndarray | Exception:
-    """Preprocess an image; return an error as a value."""
-    if isinstance(image, Exception):
-        return image
-    try:
-        return preprocess(image).numpy()
-    except (OSError, ValueError, MemoryError) as error:
-        return error
+def preprocess_to_array(image: ImageLike) -> np.ndarray:
+    """Preprocess an image to an array, which needs no shared memory on its way back."""
+    return preprocess(image).numpy()
 
 
 def sendable(images: Iterable[ImageLike]) -> Iterator[str | bytes | np.ndarray | Exception]:
     """Yield what another process can be sent: paths and bytes, and of all else the gray values."""
     for image in images:
+        image = os.fspath(image) if isinstance(image, os.PathLike) else image
         try:
-            if isinstance(image, os.PathLike):
-                image = os.fspath(image)
             yield image if isinstance(image, str | bytes) else to_grayscale(image)[0]
         except (OSError, ValueError, MemoryError) as error:
             yield error
