@@ -52,10 +52,10 @@ def to_onnx(model: nn.Module) -> bytes:
 
 
 def write_onnx(path: str | os.PathLike, predictor: MNISTPredictor) -> float:
-    """Write the network as `to_onnx` makes it, once ONNX Runtime reads the sample as we do.
+    """Write the network as ONNX, if ONNX Runtime reads the bundled digits as we do.
 
     Returns the largest difference of the probabilities. Raises ValueError if a package is missing
-    or the answers are others, and OSError if the file can't be written: nothing is written then.
+    or the answers are others: nothing is written then.
     """
     try:
         import onnx  # noqa: F401  (PyTorch's exporter takes this, and onnxscript)

@@ -65,8 +65,7 @@ def keep_freed_memory() -> None:
 def speed_up(model: MNISTClassifier) -> MNISTClassifier:
     """Let a network compute the same function faster; it is changed in place, and returned.
 
-    The weights, their names and the state dict stay as they are. On a CPU, training takes about
-    a quarter of the time (benchmarks/train_speed.py).
+    The weights and their names stay as they are. benchmarks/train_speed.py measures what it gives.
     """
     model.__class__ = FastClassifier  # copies and pickles stay fast, unlike with a bound forward
     return model.to(memory_format=torch.channels_last)
@@ -75,11 +74,10 @@ def speed_up(model: MNISTClassifier) -> MNISTClassifier:
 class FastClassifier(MNISTClassifier):
     """MNISTClassifier, computed in another order, layout and with other random numbers.
 
-    ReLU and max pooling commute, since ReLU never changes which value is the largest: pooling
-    first leaves a quarter of the ReLU work. On a CPU, the convolutions hand on their output in
-    oneDNN's blocked layout where that pays: while it trains, and for all but a few images where
-    no gradient is wanted. There max pooling and its gradient are three times as fast, since
-    oneDNN keeps a byte for each maximum, where PyTorch's own pooling keeps an int64.
+    ReLU and max pooling commute, and pooling first leaves a quarter of the ReLU work. On a CPU,
+    the convolutions hand on their output in oneDNN's blocked layout where that pays: in training,
+    and for all but a few images where no gradient is wanted. There max pooling and its gradient
+    are three times as fast: oneDNN keeps a byte for each maximum, PyTorch's own pooling an int64.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -111,14 +109,10 @@ def has_blocked_layout(dtype: torch.dtype) -> bool:
 
 
 def convolve_blocked(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """Return what conv(x) comes to, in the blocked layout.
-
-    nn.Conv2d itself refuses bfloat16 in this layout.
-    """
+    """Return conv(x), in the blocked layout, in which nn.Conv2d itself refuses bfloat16."""
     weight, bias = conv.weight.to(x.dtype), conv.bias.to(x.dtype)
-    return torch.mkldnn_convolution(
-        x, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups
-    )
+    where = conv.padding, conv.stride, conv.dilation, conv.groups
+    return torch.mkldnn_convolution(x, weight, bias, *where)
 
 
 def drop_bytes(x: torch.Tensor, dropout: nn.Dropout) -> torch.Tensor:

@@ -38,11 +38,9 @@ def find_images(
     Worker processes have no stdin. An error of the list comes in its turn, with no path, so that
     the images before it are read all the same.
     """
-    paths = find_paths(arguments)
-    if list_file:
-        paths = itertools.chain(paths, read_list(list_file))
+    listed = read_list(list_file) if list_file else ()
     try:
-        for path in paths:
+        for path in itertools.chain(find_paths(arguments), listed):
             yield path, read_stdin() if path == "-" else path
     except OSError as error:
         yield "", error
@@ -65,9 +63,8 @@ def images_below(folder: str) -> Iterator[str]:
     known = HEIF_SUFFIXES | Image.registered_extensions().keys()
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in known:
-                yield os.path.join(parent, name)
+        images = (name for name in sorted(names) if os.path.splitext(name)[1].lower() in known)
+        yield from (os.path.join(parent, name) for name in images)
 
 
 def read_list(path: str) -> Iterator[str]:
@@ -91,7 +88,7 @@ def read_stdin() -> bytes | ValueError:
 
 
 class Work(Dataset):
-    """A Dataset whose items are what a function makes of what its sampler yields, or the errors."""
+    """What a function makes of the items that a sampler yields, or the errors that it raises."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
