@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def pytest_report_header() -> list[str]:
         "the browser: apt-get install chromium": shutil.which("chromium"),
     }
     return [f"skipped: {what}" for what, there in missing.items() if not there]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_interrupts():
+    """A suite that is started in the background ignores Ctrl-C, and so would all that it starts."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The notebook in a real browser: run from top to bottom, and its canvas drawn on."""
 
 import pytest
-from conftest import unavailable
+from conftest import slow, unavailable
 
 try:
     from browser import CHROMIUM, STROKES, answer, draw, run_notebook
@@ -14,7 +14,7 @@ if not CHROMIUM:
 PICTURES = PROJECT_DIR / "outputs" / "browser"  # to be looked at
 
 
-@pytest.fixture(scope="module", params=["lab", "notebook"])
+@pytest.fixture(scope="module", params=["lab", pytest.param("notebook", marks=slow)])
 def page(request, tmp_path_factory):
     """The notebook of a clone, after all its cells were run."""
     with run_notebook(request.param, tmp_path_factory.mktemp("jupyter")) as page:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import unavailable
+from conftest import slow, unavailable
 
 from inference import MNISTPredictor
 from training.data import load_sample
@@ -160,6 +160,7 @@ def test_in_a_clone_it_runs_from_top_to_bottom(notebook, tmp_path):
     assert len(MNISTPredictor(tmp_path / "outputs" / "notebook" / "mnist_cnn.pt").metadata) > 3
 
 
+@slow
 def test_alone_as_on_colab_it_brings_its_modules_and_trains(notebook, alone, mnist_dir, tmp_path):
     """With MNIST's files in place; and Colab is asked to show widgets that are not its own."""
     colab = tmp_path / "site" / "google" / "colab"
@@ -194,6 +195,7 @@ def write_table(path, images, labels=None):
     np.savetxt(path, rows, fmt="%d", delimiter=",", header=",".join(names), comments="")
 
 
+@slow
 def test_alone_as_on_kaggle_without_internet_and_widgets(notebook, alone, tmp_path):
     """It trains on the competition's table, writes a submission, and says what replaces drawing."""
     folder = tmp_path / "input" / "competitions" / "digit-recognizer"
