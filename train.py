@@ -79,7 +79,7 @@ class Settings:
 
 # ---- Training ----------------------------------------------------------------------------
 
-WARMUP = 0.15  # share of all steps
+WARMUP = 0.15  # share of all steps; no other was tried
 AVERAGE_DECAY = 0.999  # of the moving average of the weights, a step; 0.9995 misses as many
 # The probabilities that the network is to give a digit, and a non-digit: outlier exposure
 # (Hendrycks, Mazeika and Dietterich 2019, arXiv:1812.04606).
