@@ -11,7 +11,7 @@ SMALL = 32  # pixels of the longer side; in a smaller image a digit is shape in 
 MAX_STROKE, MAX_PAGE_STROKE = 0.36, 0.12  # widths of strokes, as a share of the longer side
 BLUR, PAGE_BLUR = 0.002, 0.0005  # size of the details that are lost, as a share of that side
 PAGE_SIZES = (256, 1024)  # pixels, minimum and maximum of the longer side of a page's ink
-NEIGHBOURS = np.ones((3, 3))  # a pixel is connected with all eight around it
+NEIGHBOURS = np.ones((3, 3))  # for scipy: a pixel is connected with all eight around it
 
 
 def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
@@ -88,14 +88,12 @@ def clean_ink(gray: np.ndarray) -> np.ndarray | None:
 def otsu(values: np.ndarray) -> float:
     """Return the threshold that best separates values in 0..1 into two classes (Otsu 1979)."""
     counts = np.bincount((values * 64).astype(np.uint8).clip(0, 63).ravel(), minlength=64)
-    edges = np.linspace(0, 1, 65)
-    centers = (edges[1:] + edges[:-1]) / 2
     below = counts.cumsum()
-    sums = (counts * centers).cumsum()
+    sums = (counts * (np.arange(64) + 0.5) / 64).cumsum()
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums / below, (sums[-1] - sums) / (below[-1] - below)
     between = below * (below[-1] - below) * (means[0] - means[1]) ** 2.0
-    return float(edges[1 + np.nanargmax(between[:-1])]) if np.isfinite(between[:-1]).any() else 0.5
+    return int(1 + np.nanargmax(between[:-1])) / 64 if np.isfinite(between[:-1]).any() else 0.5
 
 
 def ink_is_light(gray: np.ndarray, slope: np.ndarray) -> bool:
@@ -124,7 +122,7 @@ def small_ink_is_light(gray: np.ndarray) -> bool:
     """
     middle, spread = (gray.min() + gray.max()) / 2, max(np.ptp(gray), 1e-6)
     light = gray > middle
-    dark_parts, light_parts = (connected_components(side)[1] for side in (~light, light))
+    dark_parts, light_parts = (scipy.ndimage.label(side, NEIGHBOURS)[1] for side in (~light, light))
     darkness = 2 * (middle - border(gray).mean()) / spread  # of the border
     return bool(darkness + 0.1 * (dark_parts - light_parts) > 0)
 
@@ -203,17 +201,15 @@ def remove_ruled_lines(mask: np.ndarray, min_length: float = 0.1) -> np.ndarray:
     flat, n_flat = find_ruled_lines(mask, min_length)
     upright, n_upright = find_ruled_lines(mask.T, min_length)
     rest = mask & ~flat & ~upright.T
-    if n_flat + n_upright == 1 and rest.any():
-        thickness, of_strokes = (depth(part).max() for part in (mask & ~rest, rest))
-        if of_strokes < 1.8 * thickness:
-            return mask
     if not rest.any():
+        return mask
+    if n_flat + n_upright == 1 and depth(rest).max() < 1.8 * depth(mask & ~rest).max():
         return mask
     for lines, count in ((flat, n_flat), (upright.T, n_upright)):
         if count:
-            thick = lines.sum() / (count * max(lines.shape)) + 2
+            gap = int(2 * (lines.sum() / (count * max(lines.shape)) + 2)) | 1
+            shape = (gap, 1) if lines is flat else (1, gap)
             kept = mask & ~lines
-            shape = [(int(2 * thick) | 1, 1), (1, int(2 * thick) | 1)][lines is not flat]
             mask = kept | (scipy.ndimage.binary_closing(kept, np.ones(shape)) & lines & mask)
     return mask
 
@@ -297,11 +293,6 @@ def resize_to(gray: np.ndarray, size: int) -> np.ndarray:
     if abs(scale - 1) < 0.1:
         return gray
     return resize(gray, gray.shape[0] * scale, gray.shape[1] * scale)
-
-
-def connected_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return a mask's connected components: labels from 1 on, (H, W), and their number."""
-    return scipy.ndimage.label(mask, NEIGHBOURS)
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:

@@ -1,8 +1,7 @@
 """MNIST, the sample of it that is bundled, and their digits in random, distorted batches.
 
-The whole set is 47 MB, so it lives on the device as one tensor: an epoch is a random
-permutation cut into batches, each distorted and normalized in one go. No worker processes, no
-transforms of single images.
+The whole set is 47 MB, so it lives on the device as one tensor: an epoch is a random permutation
+cut into batches, each distorted and normalized in one go. There are no worker processes.
 """
 
 import dataclasses
@@ -49,8 +48,7 @@ SAMPLE_SHA256 = {
 class Digits(torch.utils.data.Dataset):
     """Images, uint8 (N, 28, 28), ink 255 on background 0, and labels, int64 (N,), 0..9.
 
-    The name says what data they are: every file that is made from them repeats it. A DataLoader
-    takes them like any data set; train.py needs none.
+    The name says what data they are: every file that is made from them repeats it.
     """
 
     images: torch.Tensor
@@ -61,10 +59,7 @@ class Digits(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, rows: int | slice | torch.Tensor) -> "tuple[torch.Tensor, int] | Digits":
-        """Return one, as an image, uint8 (28, 28), and its label; or some of them, as Digits.
-
-        Some are those of a slice, of indices, or where a mask is true.
-        """
+        """Return an image, uint8 (28, 28), and its label; or of a slice, indices or a mask, Digits."""
         if isinstance(rows, numbers.Integral):
             return self.images[rows], int(self.labels[rows])
         return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
@@ -100,14 +95,9 @@ def load_data(data_dir: str | os.PathLike, sample: bool) -> tuple[Digits, Digits
 def load_mnist(data_dir: str | os.PathLike, train: bool, download: bool = True) -> Digits:
     """Load the 60,000 training or the 10,000 test digits of MNIST, and verify them.
 
-    Args:
-        data_dir: the folder of MNIST/raw/, in torchvision's layout, files extracted or .gz.
-        train: the training set, or the test set.
-        download: fetch missing files through torchvision.
-
-    Raises:
-        FileNotFoundError: a file is missing and was not downloaded.
-        ValueError: a file is damaged. It is named, and left as it is.
+    The files are in MNIST/raw/ of the folder, extracted or .gz, in torchvision's layout. Raises
+    FileNotFoundError if one is missing and was not downloaded, and ValueError if one is damaged:
+    it is named, and left as it is.
     """
     raw_dir = Path(data_dir) / "MNIST" / "raw"
     remedy = "python train.py downloads MNIST, and so does load_mnist with download=True"
@@ -117,7 +107,7 @@ def load_mnist(data_dir: str | os.PathLike, train: bool, download: bool = True) 
         if not download:
             raise
     download_mnist(raw_dir)
-    return read_digits("MNIST", raw_dir, train, MNIST_SHA256, remedy)
+    return load_mnist(data_dir, train, download=False)
 
 
 def load_sample(train: bool) -> Digits:
@@ -189,16 +179,10 @@ def shuffled_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
     """Yield every digit once, in random order, in batches for the network.
 
-    Args:
-        digits: on the device that the batches are wanted on.
-        size: of a batch; the last may be smaller.
-        strengths: of the distortion (see `augment`), one for each batch; 0 for none at all.
-        seed: the same seed gives the same batches.
-        part: which digits of each batch are wanted, where several processes take turns. The
-            distortions differ between parts, the order does not.
-
-    Yields:
-        Images, normalized (n, 1, 28, 28), their labels (n,), and the size of the whole batch.
+    Each batch is images, normalized (n, 1, 28, 28), their labels, (n,), and its whole size; the
+    last may be smaller. For each there is a strength of the distortion (see `augment`), or 0 for
+    none. Of several processes, each takes its part of each batch. Their distortions differ, their
+    order does not, and the same seed gives the same batches.
     """
     device = digits.labels.device
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
@@ -228,19 +212,15 @@ def augment(
 ) -> torch.Tensor:
     """Rotate, scale, shear and shift each image by random amounts of its own, as one batch.
 
-    Takes pixel values 0..255 of any dtype, shape (N, 28, 28), a generator on the same device,
-    and how strongly, 0..1, where 1 means by the greatest amounts; returns float32 pixel values
-    0..255, shape (N, 1, 28, 28).
+    Takes pixel values 0..255, (N, 28, 28), a generator on the same device, and how strongly, 0..1,
+    where 1 means by the greatest amounts. Returns float32 pixel values 0..255, (N, 1, 28, 28).
     """
     grid = random_grid(len(images), generator, strength)
     return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
 
 
 def random_grid(n: int, generator: torch.Generator, strength: float) -> torch.Tensor:
-    """Return where each pixel of n distorted images is in the original: float (n, 28, 28, 2).
-
-    As x and y; the image runs from -1 to 1.
-    """
+    """Return where each pixel was, as x and y in -1..1 across the image: float (n, 28, 28, 2)."""
     random = torch.empty(5, n, device=generator.device).uniform_(-1, 1, generator=generator)
     random *= strength
     angle = math.radians(MAX_ROTATION) * random[0]
