@@ -295,16 +295,10 @@ def resize_to(gray: np.ndarray, size: int) -> np.ndarray:
     return resize(gray, gray.shape[0] * scale, gray.shape[1] * scale)
 
 
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
-    """Return the rows and columns that a mask occupies, with a margin of one pixel."""
+def bounding_box(mask: np.ndarray, margin: int = 1) -> tuple[slice, slice]:
+    """Return the rows and columns that a mask occupies, with a margin in pixels."""
     spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
-    return tuple(slice(max(0, span[0] - 1), span[-1] + 2) for span in spans)
-
-
-def crop(ink: np.ndarray, threshold: float) -> np.ndarray:
-    """Cut away the rows and columns at the edges in which no ink, (H, W), is above a threshold."""
-    rows, columns = (np.flatnonzero(ink.max(axis=axis) > threshold) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return tuple(slice(max(0, span[0] - margin), span[-1] + 1 + margin) for span in spans)
 
 
 def depth(mask: np.ndarray) -> np.ndarray:

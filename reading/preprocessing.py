@@ -19,7 +19,6 @@ from reading.ink import (
     border,
     bounding_box,
     clean_ink,
-    crop,
     depth,
     dilate,
     erode,
@@ -162,11 +161,9 @@ class Components:
 
     def __init__(self, mask: np.ndarray, ink: np.ndarray) -> None:
         self.labels, count = scipy.ndimage.label(mask, NEIGHBOURS)
-        places = np.nonzero(mask)
-        labels, weights = self.labels[places], ink[places].clip(0, 1)
-        self.masses = np.bincount(labels, weights, count + 1)[1:]
-        moments = [np.bincount(labels, weights * place, count + 1)[1:] for place in places]
-        self.middles = np.stack(moments, axis=1) / self.masses[:, None]
+        index, weights = np.arange(1, count + 1), ink.clip(0, 1)
+        self.masses = scipy.ndimage.sum_labels(weights, self.labels, index)
+        self.middles = np.array(scipy.ndimage.center_of_mass(weights, self.labels, index))
         self.slices = scipy.ndimage.find_objects(self.labels)
         self.strengths = np.array([ink[box].max() for box in self.slices])
         boxes = [[y.start, x.start, y.stop, x.stop] for y, x in self.slices]
@@ -300,7 +297,8 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
         edge = scipy.ndimage.distance_transform_edt(~inside)
         edge -= scipy.ndimage.distance_transform_edt(inside)
         fine = 0.5 + (grow * FINE - edge) / FINE
-    return center(crop(np.clip(fine, 0, 1), 0.2))
+    fine = np.clip(fine, 0, 1)
+    return center(fine[bounding_box(fine > 0.2, margin=0)])
 
 
 def unstretch(ink: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -11,7 +11,6 @@ import math
 import numbers
 import os
 import socket
-import struct
 import sys
 import tempfile
 import zlib
@@ -59,7 +58,7 @@ class Digits(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, rows: int | slice | torch.Tensor) -> "tuple[torch.Tensor, int] | Digits":
-        """Return an image, uint8 (28, 28), and its label; or of a slice, indices or a mask, Digits."""
+        """Return one image, uint8 (28, 28), and its label; or some, by a slice, indices or a mask."""
         if isinstance(rows, numbers.Integral):
             return self.images[rows], int(self.labels[rows])
         return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
@@ -147,12 +146,13 @@ def read_digits(
     """Read and verify one split; `remedy` says where a bad file is to be had."""
     split = "train" if train else "t10k"
     files = (f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte")
-    images, labels = (read_idx(raw_dir / file, sha256[file], remedy) for file in files)
-    return Digits(images, labels.long(), name)
+    images, labels = (read_verified(raw_dir / file, sha256[file], remedy) for file in files)
+    # The headers hold the sizes: four bytes for each dimension, after four that count them.
+    return Digits(images[16:].view(-1, IMAGE_SIZE, IMAGE_SIZE), labels[8:].long(), name)
 
 
-def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
-    """Read a uint8 IDX file or its .gz: 0, 0, 8, how many dimensions, their sizes, the values."""
+def read_verified(path: Path, sha256: str, remedy: str) -> torch.Tensor:
+    """Return the bytes of an IDX file or of its .gz, uint8 (n,), once they are verified."""
     if not path.exists():
         path = path.with_name(path.name + ".gz")
     if not path.exists():
@@ -165,10 +165,7 @@ def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
             content = b""  # fails the check below, like any other damage
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{path}: damaged or altered (wrong SHA-256): delete it; {remedy}")
-    dimensions = content[3]
-    shape = struct.unpack_from(f">{dimensions}I", content, offset=4)
-    values = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dimensions)
-    return values.view(shape)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 # ---- Batches ------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import scipy
 import torch
 
 from model import IMAGE_SIZE
-from reading.ink import crop
+from reading.ink import bounding_box
 from reading.preprocessing import BOX_SIZE, draw_as_mnist
 from training.data import Digits
 
@@ -478,13 +478,17 @@ def spots(rng: np.random.Generator) -> np.ndarray:
     for _ in range(max(1, rng.integers(-1, 7))):
         (left, top), (wide, high) = rng.uniform(8, 32, 2), rng.uniform(4, 8, 2)
         ink = np.maximum(ink, np.exp(-((((x - left) / wide) ** 2 + ((y - top) / high) ** 2) / 2)))
-    sharpness = rng.uniform(1, 5)
-    return (0.5 + sharpness * (ink - 0.4)).clip(0, 1)
+    return (0.5 + rng.uniform(1, 5) * (ink - 0.4)).clip(0, 1)
+
+
+def cut_margins(ink: np.ndarray) -> np.ndarray:
+    """Cut away the rows and columns at the edges that hold no ink, or faint ink only."""
+    return ink[bounding_box(ink > FAINT * ink.max(), margin=0)]
 
 
 def pair(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
     """Return two digits that nearly touch or overlap, and often cut one in half: (H, W) in 0..1."""
-    left, right = (crop(d, FAINT * d.max()) for d in digits[rng.integers(len(digits), size=2)])
+    left, right = (cut_margins(digit) for digit in digits[rng.integers(len(digits), size=2)])
     gap, drop = rng.integers(-2, 3), rng.integers(-4, 5)
     height = 8 + max(len(left), len(right))
     ink = np.zeros((height, left.shape[1] + right.shape[1] + gap), np.uint8)
@@ -521,8 +525,7 @@ def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
         if kind in strokes:
             drawn[i] = draw(strokes[kind](rng), rng)
         else:
-            ink = inks[kind](rng)
-            ink = crop(ink, FAINT * ink.max()).astype(np.float32)
+            ink = cut_margins(inks[kind](rng)).astype(np.float32)
             # Half of them are drawn as small pictures are, whose shape is in gray.
             drawn[i] = (255 * draw_as_mnist(ink, small=rng.random() < 0.5)).round()
     return torch.from_numpy(drawn)
