@@ -35,7 +35,6 @@ except ImportError:  # the page needs neither
     anywidget = None
 
 MAX_BYTES = 2_000_000  # of a drawing, as a PNG: many times what one takes
-STALL = 10  # seconds that a client may leave the server waiting
 COMMAND = "python -m apps.canvas"
 
 
@@ -102,11 +101,6 @@ else:
 
 # ---- The page's server -------------------------------------------------------------------
 
-POLICY = (
-    "default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
-    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
 
 class CanvasServer(ThreadingHTTPServer):
     """Serves the page on this machine alone, at a free port."""
@@ -115,7 +109,11 @@ class CanvasServer(ThreadingHTTPServer):
         script = browser_source(".js") + "openPage(document.querySelector('main'));"
         script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         self.page = browser_source(".html").format(style=browser_source(".css"), script=script)
-        self.policy = POLICY.format(script_hash=script_hash)
+        self.policy = (
+            f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
+            "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
+        )
         self.predictor = predictor
         super().__init__(("127.0.0.1", 0), PageHandler)
 
@@ -123,12 +121,11 @@ class CanvasServer(ThreadingHTTPServer):
 class PageHandler(BaseHTTPRequestHandler):
     """Serves the page, and reads the drawings that it sends. It serves no other page's requests.
 
-    Pages of other sites can reach this server through their visitors' browsers. The header Origin
-    shows that they used our address. Host shows that they used a name of their own that points to
-    it (DNS rebinding).
+    Pages of other sites can reach this server through their visitors' browsers. But their requests
+    have another Origin, or another Host, if a name of theirs points to it (DNS rebinding).
     """
 
-    timeout = STALL
+    timeout = 10  # seconds that a client may leave the server waiting
 
     def do_GET(self) -> None:
         if self.is_ours("/"):

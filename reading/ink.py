@@ -15,10 +15,7 @@ NEIGHBOURS = np.ones((3, 3))  # for scipy: a pixel is connected with all eight a
 
 
 def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
-    """Return how much ink each pixel holds: float32 (H, W), 0 for paper, above 0.5 for ink.
-
-    Raises ValueError if there is none.
-    """
+    """Return how much ink each pixel holds: float32 (H, W), 0 for paper, above 0.5 for ink."""
     ink, level, _ = find_contrast(gray, small)
     return sharpen(ink / level)
 
@@ -27,7 +24,7 @@ def find_page_ink(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how much ink each pixel of a page holds, as `find_ink` does, and its contrast.
 
     Both are (h, w), of at most 1024 px. Faint ink is measured by the ink around it, or only the
-    strongest of the page would count. Raises ValueError if there is no ink.
+    strongest of the page would count.
     """
     work = resize_to(gray, int(np.clip(max(gray.shape), *PAGE_SIZES)))
     small = max(gray.shape) <= SMALL
@@ -88,12 +85,11 @@ def clean_ink(gray: np.ndarray) -> np.ndarray | None:
 def otsu(values: np.ndarray) -> float:
     """Return the threshold that best separates values in 0..1 into two classes (Otsu 1979)."""
     counts = np.bincount((values * 64).astype(np.uint8).clip(0, 63).ravel(), minlength=64)
-    below = counts.cumsum()
-    sums = (counts * (np.arange(64) + 0.5) / 64).cumsum()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = sums / below, (sums[-1] - sums) / (below[-1] - below)
-    between = below * (below[-1] - below) * (means[0] - means[1]) ** 2.0
-    return int(1 + np.nanargmax(between[:-1])) / 64 if np.isfinite(between[:-1]).any() else 0.5
+    below, sums = counts.cumsum(), (counts * (np.arange(64) + 0.5) / 64).cumsum()
+    above = values.size - below
+    means = sums / np.maximum(below, 1), (sums[-1] - sums) / np.maximum(above, 1)
+    between = below * above * (means[0] - means[1]) ** 2  # variance between the two classes
+    return (1 + int(between.argmax())) / 64 if between.any() else 0.5
 
 
 def ink_is_light(gray: np.ndarray, slope: np.ndarray) -> bool:
@@ -176,8 +172,7 @@ def subtract_paper(light: np.ndarray) -> np.ndarray:
 def fit_plane(values: np.ndarray) -> np.ndarray:
     """Return the plane near most of the values, float32 (H, W), as light from one side gives it.
 
-    It has the least absolute deviations, found by iteratively reweighted least squares, to which
-    ink is no more than an outlier.
+    Iteratively reweighted, least squares become absolute deviations: ink is but an outlier.
     """
     rows, columns = np.mgrid[: values.shape[0], : values.shape[1]]
     terms = np.stack([np.ones(values.size), rows.ravel(), columns.ravel()], axis=1)
@@ -193,10 +188,9 @@ def fit_plane(values: np.ndarray) -> np.ndarray:
 def remove_ruled_lines(mask: np.ndarray, min_length: float = 0.1) -> np.ndarray:
     """Remove the lines of ruled or squared paper from a mask of ink, (H, W).
 
-    A ruled line is thin and runs from one end of the image to the other, straight but perhaps a
-    little askew; `min_length` is its shortest unbroken piece, as a share of the image. A single
-    one must be thinner than the strokes, or it may be one of them. Where a stroke crosses a ruled
-    line, the gap is closed again.
+    A ruled line is thin and runs across the whole image, straight but perhaps a little askew;
+    `min_length` is its shortest unbroken piece, as a share of the image. A single one must be
+    thinner than the strokes, or it may be one of them. Where it crossed a stroke, the gap is closed.
     """
     flat, n_flat = find_ruled_lines(mask, min_length)
     upright, n_upright = find_ruled_lines(mask.T, min_length)

@@ -57,8 +57,7 @@ def preprocess(image: ImageLike) -> torch.Tensor:
 def preprocess_batch(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Turn an array or a tensor of N images into (N, 1, 28, 28), as `preprocess` does for each.
 
-    If its shape is (N, 28, 28) or (N, 1, 28, 28), it is checked all at once, and the images that
-    are like MNIST's need no more.
+    In shape (N, 28, 28) or (N, 1, 28, 28), those that are like MNIST's are found all at once.
     """
     if torch.is_tensor(images):
         images = tensor_to_array(images)
@@ -208,9 +207,8 @@ def find_surroundings(parts: Components) -> np.ndarray:
 def choose_digit(ink: np.ndarray) -> np.ndarray:
     """Return the mask, (H, W), of the strokes that make the digit.
 
-    Surroundings and ruled lines are removed. Of several digits or stains, the largest near the
-    middle is chosen. Components that are close to it for its size belong to it: broken strokes, or
-    a 5 and its hat.
+    Surroundings and ruled lines are removed. The largest component near the middle is chosen. What
+    is close to it for its size belongs to it: broken strokes, or a 5 and its hat.
     """
     mask = remove_ruled_lines(ink > WEAK)
     # Far from strong ink, weak ink counts only where it is as wide as a stroke, unlike ruled lines.
@@ -301,16 +299,15 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
     return center(fine[bounding_box(fine > 0.2, margin=0)])
 
 
-def unstretch(ink: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def unstretch(ink: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
     """Narrow the ink of a square picture, cropped to (H, W), if its strokes are too wide.
 
-    Some data sets stretch each digit to fill a square, which makes a 1 as wide as any other. The
-    shape is that of the picture.
+    Some data sets stretch each digit to fill a square, which makes a 1 as wide as any other.
     """
     height, width = ink.shape
     inked = np.pad(ink > 0.5, ((0, 0), (1, 1)))
     runs = np.diff(np.nonzero(np.diff(inked.astype(np.int8)))[1])[::2]  # along the rows
-    if (height, width) != shape or height != width or height < 12 or not runs.size:
+    if (height, width) != picture or height != width or height < 12 or not runs.size:
         return ink
     return resize(ink, height, width * min(1, MAX_STRETCHED_WIDTH * height / np.median(runs)))
 
@@ -339,8 +336,7 @@ def center(fine: np.ndarray) -> np.ndarray:
 def to_mnist(gray: np.ndarray) -> np.ndarray:
     """Turn gray values, (H, W) in 0..1, into an image like MNIST's: (28, 28) in 0..1, ink 1.
 
-    An image that is like MNIST's already is returned as it is. Raises ValueError if there is no
-    ink.
+    An image that is like MNIST's already is returned as it is.
     """
     if is_mnist_like(gray):
         return gray

@@ -229,12 +229,12 @@ def cut(part: Part, height: float) -> list[Part]:
     labels = part.mask.astype(int)  # 1 before the first cut, one more after each
     for place in cuts:
         labels += part.mask & (np.arange(part.width) >= columns[:, place, None])
+    costs = [0.0, *(CUT_COST + CUT_INK_COST * float(thickness[place]) for place in cuts)]
     pieces = []
     for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if box is not None:
-            cost = CUT_COST + CUT_INK_COST * float(thickness[cuts[label - 2]]) if label > 1 else 0.0
             top, left = part.top + box[0].start, part.left + box[1].start
-            pieces.append(Part(labels[box] == label, top, left, cost))
+            pieces.append(Part(labels[box] == label, top, left, costs[label - 1]))
     return pieces
 
 
@@ -248,8 +248,7 @@ def weighted_median(values: list[float], weights: list[float] | np.ndarray) -> f
 class Lattice:
     """The parts of a line from left to right, and the runs of them that may be one digit.
 
-    A part is settled if the network is sure of it and it is as high as the others. Parts that are
-    wide are cut.
+    A part is settled if it is as high as the others and the network is sure. Wide ones are cut.
     """
 
     def __init__(self, line: list[Part], height: float, page: Page) -> None:
@@ -338,8 +337,7 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box,
 
     Returns the lines from top to bottom, each with its digits from left to right. A digit is what
     `classify` says of it, its box as shares of the width and the height, and whether it was cut
-    out of other ink. Digits of which the network is unsure are among them. Raises ValueError if
-    there is no ink.
+    out of other ink. Digits of which the network is unsure are among them.
     """
     page = Page(gray, classify)
     parts = list(page.strengths)

@@ -45,20 +45,17 @@ SAMPLE_SHA256 = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Digits(torch.utils.data.Dataset):
-    """Images, uint8 (N, 28, 28), ink 255 on background 0, and labels, int64 (N,), 0..9.
+    """Images of digits, their labels, and the name of these data."""
 
-    The name says what data they are: every file that is made from them repeats it.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    name: str = ""
+    images: torch.Tensor  # uint8 (N, 28, 28), ink 255 on background 0
+    labels: torch.Tensor  # int64 (N,), 0..9
+    name: str = ""  # every file that is made from them repeats it
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: int | slice | torch.Tensor) -> "tuple[torch.Tensor, int] | Digits":
-        """Return one image, uint8 (28, 28), and its label; or some, by a slice, indices or a mask."""
+        """Return an image, uint8 (28, 28), and its label; or some Digits, by a slice or a mask."""
         if isinstance(rows, numbers.Integral):
             return self.images[rows], int(self.labels[rows])
         return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
@@ -110,10 +107,7 @@ def load_mnist(data_dir: str | os.PathLike, train: bool, download: bool = True) 
 
 
 def load_sample(train: bool) -> Digits:
-    """Load the bundled digits: 4,000 to train on, or 1,000 others to test on, in equal classes.
-
-    All are from MNIST's training set. Raises FileNotFoundError or ValueError for a bad file.
-    """
+    """Load digits of MNIST's training set: 4,000 to train on, or 1,000 others to test on."""
     raw_dir = PROJECT_DIR / "sample" / "MNIST" / "raw"
     remedy = "get the project's sample folder again"
     return read_digits(SAMPLE_NAME, raw_dir, train, SAMPLE_SHA256, remedy)
