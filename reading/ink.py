@@ -105,7 +105,7 @@ def ink_is_light(gray: np.ndarray, slope: np.ndarray) -> bool:
         skews.append((detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5)
     paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
     sides = (1 - gray, 1 - slope), (gray, slope)
-    dark, light = (subtract_wide(*side).clip(1e-3, 1).mean() for side in sides)
+    dark, light = (subtract_wide(*side, MAX_STROKE).clip(1e-3, 1).mean() for side in sides)
     less = np.clip(np.log(dark / light), -1.5, 1.5)
     return bool(np.clip(np.mean(skews), -1, 1) + 0.3 * less + (0.25 if paper else -0.25) > 0)
 
@@ -113,8 +113,7 @@ def ink_is_light(gray: np.ndarray, slope: np.ndarray) -> bool:
 def small_ink_is_light(gray: np.ndarray) -> bool:
     """Return whether the ink of a small image is lighter than its paper.
 
-    Ink may cover half of a tight crop. But even there the border is mostly paper, and ink has
-    fewer connected components.
+    Ink may fill half of a crop. Even there the border is mostly paper, and ink has fewer parts.
     """
     middle, spread = (gray.min() + gray.max()) / 2, max(np.ptp(gray), 1e-6)
     light = gray > middle
@@ -128,9 +127,7 @@ def border(gray: np.ndarray) -> np.ndarray:
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
-def subtract_wide(
-    light: np.ndarray, slope: np.ndarray, max_width: float = MAX_STROKE
-) -> np.ndarray:
+def subtract_wide(light: np.ndarray, slope: np.ndarray, max_width: float) -> np.ndarray:
     """Return how much lighter each pixel is than any wide area there, as a share of the rest.
 
     Shadows, tables and sheets are wider than any stroke. A morphological opening by a square that
@@ -190,7 +187,7 @@ def remove_ruled_lines(mask: np.ndarray, min_length: float = 0.1) -> np.ndarray:
 
     A ruled line is thin and runs across the whole image, straight but perhaps a little askew;
     `min_length` is its shortest unbroken piece, as a share of the image. A single one must be
-    thinner than the strokes, or it may be one of them. Where it crossed a stroke, the gap is closed.
+    thinner than the strokes, or it may be one of them. The gaps that strokes get are closed again.
     """
     flat, n_flat = find_ruled_lines(mask, min_length)
     upright, n_upright = find_ruled_lines(mask.T, min_length)

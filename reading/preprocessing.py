@@ -137,13 +137,10 @@ def find_sheet(gray: np.ndarray) -> np.ndarray | None:
     far = np.where(sheet, np.abs(gray - np.median(gray[sheet])), 0)
     on_it = largest_component(far > max(otsu(far), MIN_CONTRAST))
     extents = [np.ptp(places) for places in np.nonzero(on_it) if places.size]
-    return cut_out(whole, sheet, step) if max(extents, default=0) > 0.15 * extent else None
-
-
-def cut_out(gray: np.ndarray, sheet: np.ndarray, zoom: int) -> np.ndarray:
-    """Cut a sheet, whose mask is `zoom` times smaller, out of an image, (H, W)."""
+    if max(extents, default=0) <= 0.15 * extent:
+        return None
     box = bounding_box(sheet)
-    cut = gray[tuple(slice(zoom * side.start, zoom * side.stop) for side in box)]
+    cut = whole[tuple(slice(step * side.start, step * side.stop) for side in box)]
     inside = resize(sheet[box], *cut.shape) > 0.5
     return np.where(inside, cut, np.median(cut[inside]))
 
@@ -169,10 +166,6 @@ class Components:
         boxes = np.array(boxes, float).reshape(-1, 4)
         self.starts, self.stops = boxes[:, :2], boxes[:, 2:]
         self.extents = (self.stops - self.starts).max(axis=1)
-
-    def mask(self, chosen: np.ndarray) -> np.ndarray:
-        """Return the mask, (H, W), of some of the components, given a bool for each."""
-        return np.concatenate([[False], chosen])[self.labels]
 
     def surrounds(self, i: int, point: np.ndarray) -> bool:
         """Return whether component i lies around a point, in at least three of four directions."""
@@ -238,7 +231,7 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
         stacked &= masses > 0.15 * masses[chosen].sum()
         near = chosen | (eligible & (close | stacked))
         if (near == chosen).all():
-            return parts.mask(chosen)
+            return np.concatenate([[False], chosen])[parts.labels]
         chosen = near
 
 

@@ -58,16 +58,15 @@ class Digits(torch.utils.data.Dataset):
         """Return an image, uint8 (28, 28), and its label; or some Digits, by a slice or a mask."""
         if isinstance(rows, numbers.Integral):
             return self.images[rows], int(self.labels[rows])
-        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
+        return Digits(self.images[rows], self.labels[rows], self.name)
 
     def to(self, device: str | torch.device) -> "Digits":
         """Return them on a device."""
-        images, labels = self.images.to(device), self.labels.to(device)
-        return dataclasses.replace(self, images=images, labels=labels)
+        return Digits(self.images.to(device), self.labels.to(device), self.name)
 
     def named(self, name: str) -> "Digits":
         """Return them under another name."""
-        return dataclasses.replace(self, name=name)
+        return Digits(self.images, self.labels, name)
 
 
 def load_data(data_dir: str | os.PathLike, sample: bool) -> tuple[Digits, Digits]:

@@ -89,18 +89,10 @@ def zero(u: Uniform, dot: bool = False) -> Strokes:
     return [oval(0, 0, width, 1, u(-120, -60), u(350, 370)), mark]
 
 
-def upstroke(u: Uniform, lean: float, max_slope: float) -> tuple[float, float]:
-    """Return where the upstroke of a 1 begins, whose stem runs from (0, 0) to (lean, 1).
-
-    The slope is that to the side: with a flatter upstroke, the 1 would be a 7.
-    """
-    y = u(0.15, 0.65)
-    return (lean - u(0.35, max_slope)) * y, y
-
-
 def one_upstroke(u: Uniform, leans: tuple = (-0.12, 0.08), max_slope: float = 1.2) -> Strokes:
-    lean = u(*leans)
-    return [line(upstroke(u, lean, max_slope), (0, 0), (lean, 1), roundness=u(0, 0.3))]
+    lean, y = u(*leans), u(0.15, 0.65)
+    x = (lean - u(0.35, max_slope)) * y  # with a flatter upstroke it would be a 7
+    return [line((x, y), (0, 0), (lean, 1), roundness=u(0, 0.3))]
 
 
 def one_wide(u: Uniform) -> Strokes:
@@ -111,12 +103,12 @@ def one_wide(u: Uniform) -> Strokes:
 def one_foot(u: Uniform, printed: bool = False) -> Strokes:
     """The upstroke is as most fonts print it, or no more than a hint."""
     if printed:
-        lean, left, right = u(-0.1, 0.05), u(0.12, 0.35), u(0.12, 0.3)
-        start = upstroke(u, lean, 1.2)
+        lean, left, right, y = u(-0.1, 0.05), u(0.12, 0.35), u(0.12, 0.3), u(0.15, 0.65)
+        x = (lean - u(0.35, 1.2)) * y
     else:
         lean, left, right = u(-0.05, 0.05), u(0.1, 0.3), u(0.12, 0.3)
-        start = (-u(0, 0.1), u(0.05, 0.15))
-    return [line(start, (0, 0), (lean, 1)), line((lean - left, 1), (lean + right, 1))]
+        x, y = -u(0, 0.1), u(0.05, 0.15)
+    return [line((x, y), (0, 0), (lean, 1)), line((lean - left, 1), (lean + right, 1))]
 
 
 def one_loop(u: Uniform) -> Strokes:
