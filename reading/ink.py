@@ -169,7 +169,7 @@ def subtract_paper(light: np.ndarray) -> np.ndarray:
 def fit_plane(values: np.ndarray) -> np.ndarray:
     """Return the plane near most of the values, float32 (H, W), as light from one side gives it.
 
-    Iteratively reweighted, least squares become absolute deviations: ink is but an outlier.
+    Iteratively reweighted least squares find the least absolute deviations: ink is but an outlier.
     """
     rows, columns = np.mgrid[: values.shape[0], : values.shape[1]]
     terms = np.stack([np.ones(values.size), rows.ravel(), columns.ravel()], axis=1)
@@ -187,7 +187,7 @@ def remove_ruled_lines(mask: np.ndarray, min_length: float = 0.1) -> np.ndarray:
 
     A ruled line is thin and runs across the whole image, straight but perhaps a little askew;
     `min_length` is its shortest unbroken piece, as a share of the image. A single one must be
-    thinner than the strokes, or it may be one of them. The gaps that strokes get are closed again.
+    thinner than the strokes, or it may be one of them. Gaps that this leaves in strokes are closed.
     """
     flat, n_flat = find_ruled_lines(mask, min_length)
     upright, n_upright = find_ruled_lines(mask.T, min_length)

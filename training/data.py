@@ -55,7 +55,7 @@ class Digits(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, rows: int | slice | torch.Tensor) -> "tuple[torch.Tensor, int] | Digits":
-        """Return an image, uint8 (28, 28), and its label; or some Digits, by a slice or a mask."""
+        """Return an image, (28, 28), and its label; or Digits, by a slice, indices or a mask."""
         if isinstance(rows, numbers.Integral):
             return self.images[rows], int(self.labels[rows])
         return Digits(self.images[rows], self.labels[rows], self.name)
@@ -205,13 +205,8 @@ def augment(
     Takes pixel values 0..255, (N, 28, 28), a generator on the same device, and how strongly, 0..1,
     where 1 means by the greatest amounts. Returns float32 pixel values 0..255, (N, 1, 28, 28).
     """
-    grid = random_grid(len(images), generator, strength)
-    return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
-
-
-def random_grid(n: int, generator: torch.Generator, strength: float) -> torch.Tensor:
-    """Return where each pixel was, as x and y in -1..1 across the image: float (n, 28, 28, 2)."""
-    random = torch.empty(5, n, device=generator.device).uniform_(-1, 1, generator=generator)
+    n, device = len(images), generator.device
+    random = torch.empty(5, n, device=device).uniform_(-1, 1, generator=generator)
     random *= strength
     angle = math.radians(MAX_ROTATION) * random[0]
     scale = 1 + MAX_SCALE * random[1]
@@ -221,7 +216,9 @@ def random_grid(n: int, generator: torch.Generator, strength: float) -> torch.Te
     # Rotation and scale after shear, then shift.
     matrix = torch.stack([cos, cos * shear - sin, shift[0], sin, sin * shear + cos, shift[1]], 1)
     # One product for the whole batch, four times faster than F.affine_grid's one an image.
-    center = (torch.arange(IMAGE_SIZE, device=generator.device) + 0.5) / (IMAGE_SIZE / 2) - 1
+    center = (torch.arange(IMAGE_SIZE, device=device) + 0.5) / (IMAGE_SIZE / 2) - 1
     x, y = center.repeat(IMAGE_SIZE), center.repeat_interleave(IMAGE_SIZE)
     grid = matrix.view(2 * n, 3) @ torch.stack([x, y, torch.ones_like(x)])  # (2n, 784)
-    return grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE).permute(0, 2, 3, 1)
+    # Where each pixel was: x and y, which run from -1 to 1 across the image, (n, 28, 28, 2).
+    grid = grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE).permute(0, 2, 3, 1)
+    return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
