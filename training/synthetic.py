@@ -75,7 +75,7 @@ def oval(
     return np.stack([x, y], axis=1)
 
 
-# ---- Styles of handwriting (docs/handwriting.png shows them all) ------------------------
+# ---- Styles of handwriting (docs/handwriting.png shows them all) -------------------------
 
 
 def zero(u: Uniform, dot: bool = False) -> Strokes:
