@@ -8,13 +8,12 @@
 When the pen is lifted, the browser sends the drawing to Python. Python reads it and sends back
 the answer. The page comes from Python's own web server. In a notebook, the canvas is an anywidget
 (https://anywidget.dev), which runs in JupyterLab, Notebook 7, VS Code and Colab. What runs in the
-browser is in canvas.js and canvas.css.
+browser is in canvas.html, canvas.js and canvas.css.
 """
 
 import argparse
 import base64
 import contextlib
-import functools
 import hashlib
 import io
 import json
@@ -36,13 +35,11 @@ except ImportError:  # the page needs neither
     anywidget = None
 
 MAX_BYTES = 2_000_000  # of a drawing, as a PNG: many times what one takes
-STALL = 10  # seconds that a client may leave the server waiting
 COMMAND = "python -m apps.canvas"
 
 
-@functools.cache
 def browser_source(suffix: str) -> str:
-    """Return the text of canvas.js or canvas.css, given ".js" or ".css"."""
+    """Return the text of canvas.js, for example, given ".js"."""
     return Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
 
 
@@ -75,9 +72,6 @@ if anywidget:
         Each time the pen is lifted, it shows the number that was read and a box around each
         digit. Of a single digit, it shows the probabilities of all ten digits and the 28x28
         pixels that the network saw. An empty canvas says "draw a digit".
-
-        Args:
-            predictor: reads the drawings.
         """
 
         drawing = traitlets.Dict().tag(sync=True)  # from the browser: id, and png, a data URL
@@ -107,20 +101,6 @@ else:
 
 # ---- The page's server -------------------------------------------------------------------
 
-PAGE = """<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Draw a number</title><link rel="icon" href="data:,">
-<style>:root {{ color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }}
-{style}</style>
-<main class="digit-page"><h1>Draw a number</h1>
-<p>One digit, or several in lines. The answer comes when you lift the pen.</p></main>
-<script type="module">{script}</script>
-"""
-POLICY = (
-    "default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
-    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
 
 class CanvasServer(ThreadingHTTPServer):
     """Serves the page on this machine alone, at a free port."""
@@ -128,8 +108,12 @@ class CanvasServer(ThreadingHTTPServer):
     def __init__(self, predictor: MNISTPredictor) -> None:
         script = browser_source(".js") + "openPage(document.querySelector('main'));"
         script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        self.page = PAGE.format(style=browser_source(".css"), script=script)
-        self.policy = POLICY.format(script_hash=script_hash)
+        self.page = browser_source(".html").format(style=browser_source(".css"), script=script)
+        self.policy = (
+            f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
+            "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
+        )
         self.predictor = predictor
         super().__init__(("127.0.0.1", 0), PageHandler)
 
@@ -137,20 +121,17 @@ class CanvasServer(ThreadingHTTPServer):
 class PageHandler(BaseHTTPRequestHandler):
     """Serves the page, and reads the drawings that it sends. It serves no other page's requests.
 
-    Pages of other sites can reach this server through their visitors' browsers. The header Origin
-    shows that they used our address. Host shows that they used a name of their own that points to
-    it (DNS rebinding).
+    Pages of other sites can reach this server through their visitors' browsers. But their requests
+    have another Origin, or another Host, if a name of theirs points to it (DNS rebinding).
     """
 
-    timeout = STALL
+    timeout = 10  # seconds that a client may leave the server waiting
 
     def do_GET(self) -> None:
-        """Serve the page."""
         if self.is_ours("/"):
             self.reply(self.server.page, "text/html; charset=utf-8")
 
     def do_POST(self) -> None:
-        """Read a drawing."""
         if not self.is_ours("/read"):
             return
         length = self.headers.get("Content-Length", "")
@@ -177,7 +158,6 @@ class PageHandler(BaseHTTPRequestHandler):
         return ours and self.path == path
 
     def reply(self, text: str, content_type: str) -> None:
-        """Send a text."""
         self.send_response(200)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(text.encode())))
@@ -196,11 +176,9 @@ class PageHandler(BaseHTTPRequestHandler):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    argparse.ArgumentParser(
-        prog=COMMAND,
-        usage=argparse.SUPPRESS,  # an error is one line
-        description="Open the canvas in the browser.",
-    ).parse_args(argv)
+    description = "Open the canvas in the browser."
+    # Without the usage, an error is one line.
+    argparse.ArgumentParser(COMMAND, argparse.SUPPRESS, description).parse_args(argv)
     try:
         with CanvasServer(MNISTPredictor()) as server:
             address = f"http://127.0.0.1:{server.server_port}/"

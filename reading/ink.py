@@ -11,14 +11,11 @@ SMALL = 32  # pixels of the longer side; in a smaller image a digit is shape in 
 MAX_STROKE, MAX_PAGE_STROKE = 0.36, 0.12  # widths of strokes, as a share of the longer side
 BLUR, PAGE_BLUR = 0.002, 0.0005  # size of the details that are lost, as a share of that side
 PAGE_SIZES = (256, 1024)  # pixels, minimum and maximum of the longer side of a page's ink
-NEIGHBOURS = np.ones((3, 3))  # a pixel is connected with all eight around it
+NEIGHBOURS = np.ones((3, 3))  # for scipy: a pixel is connected with all eight around it
 
 
 def find_ink(gray: np.ndarray, small: bool) -> np.ndarray:
-    """Return how much ink each pixel holds: float32 (H, W), 0 for paper, above 0.5 for ink.
-
-    Raises ValueError if there is none.
-    """
+    """Return how much ink each pixel holds: float32 (H, W), 0 for paper, above 0.5 for ink."""
     ink, level, _ = find_contrast(gray, small)
     return sharpen(ink / level)
 
@@ -27,7 +24,7 @@ def find_page_ink(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how much ink each pixel of a page holds, as `find_ink` does, and its contrast.
 
     Both are (h, w), of at most 1024 px. Faint ink is measured by the ink around it, or only the
-    strongest of the page would count. Raises ValueError if there is no ink.
+    strongest of the page would count.
     """
     work = resize_to(gray, int(np.clip(max(gray.shape), *PAGE_SIZES)))
     small = max(gray.shape) <= SMALL
@@ -88,14 +85,11 @@ def clean_ink(gray: np.ndarray) -> np.ndarray | None:
 def otsu(values: np.ndarray) -> float:
     """Return the threshold that best separates values in 0..1 into two classes (Otsu 1979)."""
     counts = np.bincount((values * 64).astype(np.uint8).clip(0, 63).ravel(), minlength=64)
-    edges = np.linspace(0, 1, 65)
-    centers = (edges[1:] + edges[:-1]) / 2
-    below = counts.cumsum()
-    sums = (counts * centers).cumsum()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = sums / below, (sums[-1] - sums) / (below[-1] - below)
-    between = below * (below[-1] - below) * (means[0] - means[1]) ** 2.0
-    return float(edges[1 + np.nanargmax(between[:-1])]) if np.isfinite(between[:-1]).any() else 0.5
+    below, sums = counts.cumsum(), (counts * (np.arange(64) + 0.5) / 64).cumsum()
+    above = values.size - below
+    means = sums / np.maximum(below, 1), (sums[-1] - sums) / np.maximum(above, 1)
+    between = below * above * (means[0] - means[1]) ** 2  # variance between the two classes
+    return (1 + int(between.argmax())) / 64 if between.any() else 0.5
 
 
 def ink_is_light(gray: np.ndarray, slope: np.ndarray) -> bool:
@@ -111,7 +105,7 @@ def ink_is_light(gray: np.ndarray, slope: np.ndarray) -> bool:
         skews.append((detail**3).mean() / max((detail**2).mean(), 1e-12) ** 1.5)
     paper = np.median(border(gray)) + np.median(gray) < gray.min() + gray.max()
     sides = (1 - gray, 1 - slope), (gray, slope)
-    dark, light = (subtract_wide(*side).clip(1e-3, 1).mean() for side in sides)
+    dark, light = (subtract_wide(*side, MAX_STROKE).clip(1e-3, 1).mean() for side in sides)
     less = np.clip(np.log(dark / light), -1.5, 1.5)
     return bool(np.clip(np.mean(skews), -1, 1) + 0.3 * less + (0.25 if paper else -0.25) > 0)
 
@@ -119,12 +113,11 @@ def ink_is_light(gray: np.ndarray, slope: np.ndarray) -> bool:
 def small_ink_is_light(gray: np.ndarray) -> bool:
     """Return whether the ink of a small image is lighter than its paper.
 
-    Ink may cover half of a tight crop. But even there the border is mostly paper, and ink has
-    fewer connected components.
+    Ink may fill half of a crop. Even there the border is mostly paper, and ink has fewer parts.
     """
     middle, spread = (gray.min() + gray.max()) / 2, max(np.ptp(gray), 1e-6)
     light = gray > middle
-    dark_parts, light_parts = (connected_components(side)[1] for side in (~light, light))
+    dark_parts, light_parts = (scipy.ndimage.label(side, NEIGHBOURS)[1] for side in (~light, light))
     darkness = 2 * (middle - border(gray).mean()) / spread  # of the border
     return bool(darkness + 0.1 * (dark_parts - light_parts) > 0)
 
@@ -134,9 +127,7 @@ def border(gray: np.ndarray) -> np.ndarray:
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
-def subtract_wide(
-    light: np.ndarray, slope: np.ndarray, max_width: float = MAX_STROKE
-) -> np.ndarray:
+def subtract_wide(light: np.ndarray, slope: np.ndarray, max_width: float) -> np.ndarray:
     """Return how much lighter each pixel is than any wide area there, as a share of the rest.
 
     Shadows, tables and sheets are wider than any stroke. A morphological opening by a square that
@@ -178,8 +169,7 @@ def subtract_paper(light: np.ndarray) -> np.ndarray:
 def fit_plane(values: np.ndarray) -> np.ndarray:
     """Return the plane near most of the values, float32 (H, W), as light from one side gives it.
 
-    It has the least absolute deviations, found by iteratively reweighted least squares, to which
-    ink is no more than an outlier.
+    Iteratively reweighted least squares find the least absolute deviations: ink is but an outlier.
     """
     rows, columns = np.mgrid[: values.shape[0], : values.shape[1]]
     terms = np.stack([np.ones(values.size), rows.ravel(), columns.ravel()], axis=1)
@@ -195,25 +185,22 @@ def fit_plane(values: np.ndarray) -> np.ndarray:
 def remove_ruled_lines(mask: np.ndarray, min_length: float = 0.1) -> np.ndarray:
     """Remove the lines of ruled or squared paper from a mask of ink, (H, W).
 
-    A ruled line is thin and runs from one end of the image to the other, straight but perhaps a
-    little askew; `min_length` is its shortest unbroken piece, as a share of the image. A single
-    one must be thinner than the strokes, or it may be one of them. Where a stroke crosses a ruled
-    line, the gap is closed again.
+    A ruled line is thin and runs across the whole image, straight but perhaps a little askew;
+    `min_length` is its shortest unbroken piece, as a share of the image. A single one must be
+    thinner than the strokes, or it may be one of them. Gaps that this leaves in strokes are closed.
     """
     flat, n_flat = find_ruled_lines(mask, min_length)
     upright, n_upright = find_ruled_lines(mask.T, min_length)
     rest = mask & ~flat & ~upright.T
-    if n_flat + n_upright == 1 and rest.any():
-        thickness, of_strokes = (depth(part).max() for part in (mask & ~rest, rest))
-        if of_strokes < 1.8 * thickness:
-            return mask
     if not rest.any():
+        return mask
+    if n_flat + n_upright == 1 and depth(rest).max() < 1.8 * depth(mask & ~rest).max():
         return mask
     for lines, count in ((flat, n_flat), (upright.T, n_upright)):
         if count:
-            thick = lines.sum() / (count * max(lines.shape)) + 2
+            gap = int(2 * (lines.sum() / (count * max(lines.shape)) + 2)) | 1
+            shape = (gap, 1) if lines is flat else (1, gap)
             kept = mask & ~lines
-            shape = [(int(2 * thick) | 1, 1), (1, int(2 * thick) | 1)][lines is not flat]
             mask = kept | (scipy.ndimage.binary_closing(kept, np.ones(shape)) & lines & mask)
     return mask
 
@@ -299,21 +286,10 @@ def resize_to(gray: np.ndarray, size: int) -> np.ndarray:
     return resize(gray, gray.shape[0] * scale, gray.shape[1] * scale)
 
 
-def connected_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return a mask's connected components: labels from 1 on, (H, W), and their number."""
-    return scipy.ndimage.label(mask, NEIGHBOURS)
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
-    """Return the rows and columns that a mask occupies, with a margin of one pixel."""
+def bounding_box(mask: np.ndarray, margin: int = 1) -> tuple[slice, slice]:
+    """Return the rows and columns that a mask occupies, with a margin in pixels."""
     spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
-    return tuple(slice(max(0, span[0] - 1), span[-1] + 2) for span in spans)
-
-
-def crop(ink: np.ndarray, threshold: float) -> np.ndarray:
-    """Cut away the rows and columns at the edges in which no ink, (H, W), is above a threshold."""
-    rows, columns = (np.flatnonzero(ink.max(axis=axis) > threshold) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return tuple(slice(max(0, span[0] - margin), span[-1] + 1 + margin) for span in spans)
 
 
 def depth(mask: np.ndarray) -> np.ndarray:

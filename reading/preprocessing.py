@@ -10,23 +10,15 @@ import torch
 from PIL import Image
 
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
-from reading.image_io import (
-    WORK_SIZE,
-    ImageLike,
-    naming,
-    tensor_to_array,
-    to_grayscale,
-    to_uint8,
-)
+from reading.image_io import WORK_SIZE, ImageLike, naming, tensor_to_array, to_grayscale, to_uint8
 from reading.ink import (
     MIN_CONTRAST,
+    NEIGHBOURS,
     SMALL,
     WEAK,
     border,
     bounding_box,
     clean_ink,
-    connected_components,
-    crop,
     depth,
     dilate,
     erode,
@@ -55,10 +47,7 @@ MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)
 def preprocess(image: ImageLike) -> torch.Tensor:
     """Turn one image into what the network reads: float32, (1, 28, 28), normalized.
 
-    Raises:
-        ValueError: it is no image, damaged, blank, or of a wrong shape, type or range.
-        OSError: the file can't be read; FileNotFoundError if there is none.
-        MemoryError: there is not enough memory to decode it.
+    Raises ValueError if it is blank, and whatever `to_grayscale` raises.
     """
     with naming(image):
         pixels = to_mnist(to_grayscale(image)[0])
@@ -68,8 +57,7 @@ def preprocess(image: ImageLike) -> torch.Tensor:
 def preprocess_batch(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Turn an array or a tensor of N images into (N, 1, 28, 28), as `preprocess` does for each.
 
-    If its shape is (N, 28, 28) or (N, 1, 28, 28), it is checked all at once, and the images that
-    are like MNIST's need no more.
+    In shape (N, 28, 28) or (N, 1, 28, 28), those that are like MNIST's are found all at once.
     """
     if torch.is_tensor(images):
         images = tensor_to_array(images)
@@ -137,7 +125,7 @@ def find_sheet(gray: np.ndarray) -> np.ndarray | None:
     if min(inner.shape) < 0.3 * extent or inner.mean() < 0.4:  # a digit, or the outline of a box
         return None
     gap = extent // 6 | 1  # what is written on it may run over its edge
-    filled = fill_holes(mask | erode(dilate(mask, gap, gap), gap, gap))
+    filled = scipy.ndimage.binary_fill_holes(mask | erode(dilate(mask, gap, gap), gap, gap))
     sheet = erode(filled, 3, 3)
     points = np.argwhere(filled & ~sheet)
     angles = np.radians(np.arange(-15, 16, 3))
@@ -149,20 +137,17 @@ def find_sheet(gray: np.ndarray) -> np.ndarray | None:
     far = np.where(sheet, np.abs(gray - np.median(gray[sheet])), 0)
     on_it = largest_component(far > max(otsu(far), MIN_CONTRAST))
     extents = [np.ptp(places) for places in np.nonzero(on_it) if places.size]
-    return cut_out(whole, sheet, step) if max(extents, default=0) > 0.15 * extent else None
-
-
-def cut_out(gray: np.ndarray, sheet: np.ndarray, zoom: int) -> np.ndarray:
-    """Cut a sheet, whose mask is `zoom` times smaller, out of an image, (H, W)."""
+    if max(extents, default=0) <= 0.15 * extent:
+        return None
     box = bounding_box(sheet)
-    cut = gray[tuple(slice(zoom * side.start, zoom * side.stop) for side in box)]
+    cut = whole[tuple(slice(step * side.start, step * side.stop) for side in box)]
     inside = resize(sheet[box], *cut.shape) > 0.5
     return np.where(inside, cut, np.median(cut[inside]))
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """Return the mask of the largest connected component of a mask, (H, W)."""
-    labels, _ = connected_components(mask)
+    labels, _ = scipy.ndimage.label(mask, NEIGHBOURS)
     sizes = np.bincount(labels[mask], minlength=1)
     return mask & (labels == sizes.argmax())
 
@@ -171,22 +156,16 @@ class Components:
     """The connected components of a mask of ink, (H, W): N labels, masses, middles and boxes."""
 
     def __init__(self, mask: np.ndarray, ink: np.ndarray) -> None:
-        self.labels, count = connected_components(mask)
-        places = np.nonzero(mask)
-        labels, weights = self.labels[places], ink[places].clip(0, 1)
-        self.masses = np.bincount(labels, weights, count + 1)[1:]
-        moments = [np.bincount(labels, weights * place, count + 1)[1:] for place in places]
-        self.middles = np.stack(moments, axis=1) / self.masses[:, None]
+        self.labels, count = scipy.ndimage.label(mask, NEIGHBOURS)
+        index, weights = np.arange(1, count + 1), ink.clip(0, 1)
+        self.masses = scipy.ndimage.sum_labels(weights, self.labels, index)
+        self.middles = np.array(scipy.ndimage.center_of_mass(weights, self.labels, index))
         self.slices = scipy.ndimage.find_objects(self.labels)
         self.strengths = np.array([ink[box].max() for box in self.slices])
         boxes = [[y.start, x.start, y.stop, x.stop] for y, x in self.slices]
         boxes = np.array(boxes, float).reshape(-1, 4)
         self.starts, self.stops = boxes[:, :2], boxes[:, 2:]
         self.extents = (self.stops - self.starts).max(axis=1)
-
-    def mask(self, chosen: np.ndarray) -> np.ndarray:
-        """Return the mask, (H, W), of some of the components, given a bool for each."""
-        return np.concatenate([[False], chosen])[self.labels]
 
     def surrounds(self, i: int, point: np.ndarray) -> bool:
         """Return whether component i lies around a point, in at least three of four directions."""
@@ -221,9 +200,8 @@ def find_surroundings(parts: Components) -> np.ndarray:
 def choose_digit(ink: np.ndarray) -> np.ndarray:
     """Return the mask, (H, W), of the strokes that make the digit.
 
-    Surroundings and ruled lines are removed. Of several digits or stains, the largest near the
-    middle is chosen. Components that are close to it for its size belong to it: broken strokes, or
-    a 5 and its hat.
+    Surroundings and ruled lines are removed. The largest component near the middle is chosen. What
+    is close to it for its size belongs to it: broken strokes, or a 5 and its hat.
     """
     mask = remove_ruled_lines(ink > WEAK)
     # Far from strong ink, weak ink counts only where it is as wide as a stroke, unlike ruled lines.
@@ -253,17 +231,8 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
         stacked &= masses > 0.15 * masses[chosen].sum()
         near = chosen | (eligible & (close | stacked))
         if (near == chosen).all():
-            return parts.mask(chosen)
+            return np.concatenate([[False], chosen])[parts.labels]
         chosen = near
-
-
-def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill the holes of a mask, (H, W), in a fifth of the time that scipy.ndimage takes."""
-    labels, count = scipy.ndimage.label(~mask)
-    outside = np.zeros(count + 1, bool)
-    outside[border(labels)] = True
-    outside[0] = False  # the mask itself
-    return ~outside[labels]
 
 
 def fill_outlines(mask: np.ndarray) -> np.ndarray:
@@ -284,7 +253,7 @@ def fill_outlines(mask: np.ndarray) -> np.ndarray:
         width, max_width = np.median(widths), widths.max()
         if stroke.sum() < 5.5 * width**2 or max_width > 0.275 * extent:
             continue
-        full = fill_holes(stroke).mean()
+        full = scipy.ndimage.binary_fill_holes(stroke).mean()
         around = full > (0.8 if max_width < 0.2 * extent else 0.7)
         if not around and np.median(stroke_widths(mask)) < 1.2 * width:
             mask = mask.copy()
@@ -318,21 +287,20 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
         inside = fine > 0.5
         edge = scipy.ndimage.distance_transform_edt(~inside)
         edge -= scipy.ndimage.distance_transform_edt(inside)
-        fine = np.clip(0.5 + (grow * FINE - edge) / FINE, 0, 1)
+        fine = 0.5 + (grow * FINE - edge) / FINE
     fine = np.clip(fine, 0, 1)
-    return center(crop(fine, 0.2))
+    return center(fine[bounding_box(fine > 0.2, margin=0)])
 
 
-def unstretch(ink: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def unstretch(ink: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
     """Narrow the ink of a square picture, cropped to (H, W), if its strokes are too wide.
 
-    Some data sets stretch each digit to fill a square, which makes a 1 as wide as any other. The
-    shape is that of the picture.
+    Some data sets stretch each digit to fill a square, which makes a 1 as wide as any other.
     """
     height, width = ink.shape
     inked = np.pad(ink > 0.5, ((0, 0), (1, 1)))
     runs = np.diff(np.nonzero(np.diff(inked.astype(np.int8)))[1])[::2]  # along the rows
-    if (height, width) != shape or height != width or height < 12 or not runs.size:
+    if (height, width) != picture or height != width or height < 12 or not runs.size:
         return ink
     return resize(ink, height, width * min(1, MAX_STRETCHED_WIDTH * height / np.median(runs)))
 
@@ -349,21 +317,19 @@ def center(fine: np.ndarray) -> np.ndarray:
     side = FINE * IMAGE_SIZE
     canvas = np.zeros((side, side), np.float32)
     total = max(fine.sum(), 1e-6)
-    offsets = []
+    place = []
     for axis, length in enumerate(fine.shape):
         mean = fine.sum(axis=1 - axis) @ (np.arange(length) + 0.5) / total
-        offset = round(FINE * 14.5 - mean)
-        offsets.append(int(np.clip(offset, 0, side - length)))
-    top, left = offsets
-    canvas[top : top + fine.shape[0], left : left + fine.shape[1]] = fine
+        start = int(np.clip(round(FINE * 14.5 - mean), 0, side - length))
+        place.append(slice(start, start + length))
+    canvas[tuple(place)] = fine
     return canvas.reshape(IMAGE_SIZE, FINE, IMAGE_SIZE, FINE).mean(axis=(1, 3))
 
 
 def to_mnist(gray: np.ndarray) -> np.ndarray:
     """Turn gray values, (H, W) in 0..1, into an image like MNIST's: (28, 28) in 0..1, ink 1.
 
-    An image that is like MNIST's already is returned as it is. Raises ValueError if there is no
-    ink.
+    An image that is like MNIST's already is returned as it is.
     """
     if is_mnist_like(gray):
         return gray

@@ -16,7 +16,7 @@ import scipy
 import torch
 
 from model import normalize
-from reading.ink import WEAK, connected_components, erode, find_page_ink, remove_ruled_lines
+from reading.ink import NEIGHBOURS, WEAK, erode, find_page_ink, remove_ruled_lines
 from reading.preprocessing import BOX_SIZE, draw_component
 
 # Chosen on pictures of numbers and pages (benchmarks/whole_numbers.py). Pairs are the minimum and
@@ -56,21 +56,18 @@ class Part:
 
 
 class Page:
-    """A picture as ink, (H, W), its parts, and what the network reads in them.
-
-    The ink is `zoom` times smaller than the picture.
-    """
+    """A picture as ink, (H, W), its parts, and what the network reads in them."""
 
     def __init__(self, gray: np.ndarray, classify: Classify) -> None:
         self.ink, self.contrast = find_page_ink(gray)
-        self.zoom = max(gray.shape) / max(self.ink.shape)
+        self.zoom = max(gray.shape) / max(self.ink.shape)  # the ink is so many times smaller
         self.strengths = {part: self.strength(part) for part in self.find_parts()}
         self.classify, self.readings = classify, {}
 
     def find_parts(self) -> list[Part]:
         """Return the connected components of strong ink but for dust, the largest first."""
         mask = remove_ruled_lines(self.ink > WEAK, MIN_RULED_LINE)
-        labels, count = connected_components(mask)
+        labels, count = scipy.ndimage.label(mask, NEIGHBOURS)
         strong = np.bincount(labels[mask & (self.ink > 0.5)], minlength=count + 1) > 0
         min_extent = max(3, MIN_EXTENT * max(mask.shape))
         parts = [
@@ -198,9 +195,8 @@ def cheapest_paths(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     places = np.arange(ink.shape[1])
     cost, steps = ink[0].astype(float), []
     for row in ink[1:]:
-        left = np.concatenate([[np.inf], cost[:-1]]) + STEP_COST
-        right = np.concatenate([cost[1:], [np.inf]]) + STEP_COST
-        options = np.stack([left, cost, right])
+        aside = np.concatenate([[np.inf], cost, [np.inf]]) + STEP_COST
+        options = np.stack([aside[:-2], cost, aside[2:]])
         best = options.argmin(axis=0)
         cost = row + options[best, places]
         steps.append(best - 1)
@@ -233,12 +229,12 @@ def cut(part: Part, height: float) -> list[Part]:
     labels = part.mask.astype(int)  # 1 before the first cut, one more after each
     for place in cuts:
         labels += part.mask & (np.arange(part.width) >= columns[:, place, None])
+    costs = [0.0, *(CUT_COST + CUT_INK_COST * float(thickness[place]) for place in cuts)]
     pieces = []
     for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if box is not None:
-            cost = CUT_COST + CUT_INK_COST * float(thickness[cuts[label - 2]]) if label > 1 else 0.0
             top, left = part.top + box[0].start, part.left + box[1].start
-            pieces.append(Part(labels[box] == label, top, left, cost))
+            pieces.append(Part(labels[box] == label, top, left, costs[label - 1]))
     return pieces
 
 
@@ -252,8 +248,7 @@ def weighted_median(values: list[float], weights: list[float] | np.ndarray) -> f
 class Lattice:
     """The parts of a line from left to right, and the runs of them that may be one digit.
 
-    A part is settled if the network is sure of it and it is as high as the others. Parts that are
-    wide are cut.
+    A part is settled if it is as high as the others and the network is sure. Wide ones are cut.
     """
 
     def __init__(self, line: list[Part], height: float, page: Page) -> None:
@@ -295,10 +290,7 @@ class Lattice:
         return likely - self.parts[i].cost - wide - LOW_COST * lack
 
     def best_path(self) -> list[tuple[Part, bool]]:
-        """Return the likeliest digits of the line (Viterbi); some parts may be left out.
-
-        With each digit comes whether it was cut out of other ink.
-        """
+        """Return the likeliest digits of the line (Viterbi), and whether each was cut out."""
         paths: list[tuple[float, list[tuple[Part, bool]]]] = [(0.0, [])]
         for j, part in enumerate(self.parts, start=1):
             size = min(1, max(part.mask.shape) / self.height)
@@ -345,8 +337,7 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box,
 
     Returns the lines from top to bottom, each with its digits from left to right. A digit is what
     `classify` says of it, its box as shares of the width and the height, and whether it was cut
-    out of other ink. Digits of which the network is unsure are among them. Raises ValueError if
-    there is no ink.
+    out of other ink. Digits of which the network is unsure are among them.
     """
     page = Page(gray, classify)
     parts = list(page.strengths)

@@ -30,7 +30,7 @@ PACKED_FILES += sorted(
     path.relative_to(PROJECT_DIR).as_posix()
     for folder in ("training", "reading", "apps")
     for path in (PROJECT_DIR / folder).iterdir()
-    if path.suffix in (".py", ".js", ".css") and path.name != "export.py"
+    if path.suffix in (".py", ".js", ".css", ".html", ".txt") and path.name != "export.py"
 )
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -1,8 +1,7 @@
 """MNIST, the sample of it that is bundled, and their digits in random, distorted batches.
 
-The whole set is 47 MB, so it lives on the device as one tensor: an epoch is a random
-permutation cut into batches, each distorted and normalized in one go. No worker processes, no
-transforms of single images.
+The whole set is 47 MB, so it lives on the device as one tensor: an epoch is a random permutation
+cut into batches, each distorted and normalized in one go. There are no worker processes.
 """
 
 import dataclasses
@@ -12,7 +11,6 @@ import math
 import numbers
 import os
 import socket
-import struct
 import sys
 import tempfile
 import zlib
@@ -47,36 +45,28 @@ SAMPLE_SHA256 = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Digits(torch.utils.data.Dataset):
-    """Images, uint8 (N, 28, 28), ink 255 on background 0, and labels, int64 (N,), 0..9.
+    """Images of digits, their labels, and the name of these data."""
 
-    The name says what data they are: every file that is made from them repeats it. A DataLoader
-    takes them like any data set; train.py needs none.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    name: str = ""
+    images: torch.Tensor  # uint8 (N, 28, 28), ink 255 on background 0
+    labels: torch.Tensor  # int64 (N,), 0..9
+    name: str = ""  # every file that is made from them repeats it
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: int | slice | torch.Tensor) -> "tuple[torch.Tensor, int] | Digits":
-        """Return one, as an image, uint8 (28, 28), and its label; or some of them, as Digits.
-
-        Some are those of a slice, of indices, or where a mask is true.
-        """
+        """Return an image, (28, 28), and its label; or Digits, by a slice, indices or a mask."""
         if isinstance(rows, numbers.Integral):
             return self.images[rows], int(self.labels[rows])
-        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
+        return Digits(self.images[rows], self.labels[rows], self.name)
 
     def to(self, device: str | torch.device) -> "Digits":
         """Return them on a device."""
-        images, labels = self.images.to(device), self.labels.to(device)
-        return dataclasses.replace(self, images=images, labels=labels)
+        return Digits(self.images.to(device), self.labels.to(device), self.name)
 
     def named(self, name: str) -> "Digits":
         """Return them under another name."""
-        return dataclasses.replace(self, name=name)
+        return Digits(self.images, self.labels, name)
 
 
 def load_data(data_dir: str | os.PathLike, sample: bool) -> tuple[Digits, Digits]:
@@ -100,14 +90,9 @@ def load_data(data_dir: str | os.PathLike, sample: bool) -> tuple[Digits, Digits
 def load_mnist(data_dir: str | os.PathLike, train: bool, download: bool = True) -> Digits:
     """Load the 60,000 training or the 10,000 test digits of MNIST, and verify them.
 
-    Args:
-        data_dir: the folder of MNIST/raw/, in torchvision's layout, files extracted or .gz.
-        train: the training set, or the test set.
-        download: fetch missing files through torchvision.
-
-    Raises:
-        FileNotFoundError: a file is missing and was not downloaded.
-        ValueError: a file is damaged. It is named, and left as it is.
+    The files are in MNIST/raw/ of the folder, extracted or .gz, in torchvision's layout. Raises
+    FileNotFoundError if one is missing and was not downloaded, and ValueError if one is damaged:
+    it is named, and left as it is.
     """
     raw_dir = Path(data_dir) / "MNIST" / "raw"
     remedy = "python train.py downloads MNIST, and so does load_mnist with download=True"
@@ -117,14 +102,11 @@ def load_mnist(data_dir: str | os.PathLike, train: bool, download: bool = True) 
         if not download:
             raise
     download_mnist(raw_dir)
-    return read_digits("MNIST", raw_dir, train, MNIST_SHA256, remedy)
+    return load_mnist(data_dir, train, download=False)
 
 
 def load_sample(train: bool) -> Digits:
-    """Load the bundled digits: 4,000 to train on, or 1,000 others to test on, in equal classes.
-
-    All are from MNIST's training set. Raises FileNotFoundError or ValueError for a bad file.
-    """
+    """Load digits of MNIST's training set: 4,000 to train on, or 1,000 others to test on."""
     raw_dir = PROJECT_DIR / "sample" / "MNIST" / "raw"
     remedy = "get the project's sample folder again"
     return read_digits(SAMPLE_NAME, raw_dir, train, SAMPLE_SHA256, remedy)
@@ -157,12 +139,13 @@ def read_digits(
     """Read and verify one split; `remedy` says where a bad file is to be had."""
     split = "train" if train else "t10k"
     files = (f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte")
-    images, labels = (read_idx(raw_dir / file, sha256[file], remedy) for file in files)
-    return Digits(images, labels.long(), name)
+    images, labels = (read_verified(raw_dir / file, sha256[file], remedy) for file in files)
+    # The headers hold the sizes: four bytes for each dimension, after four that count them.
+    return Digits(images[16:].view(-1, IMAGE_SIZE, IMAGE_SIZE), labels[8:].long(), name)
 
 
-def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
-    """Read a uint8 IDX file or its .gz: 0, 0, 8, how many dimensions, their sizes, the values."""
+def read_verified(path: Path, sha256: str, remedy: str) -> torch.Tensor:
+    """Return the bytes of an IDX file or of its .gz, uint8 (n,), once they are verified."""
     if not path.exists():
         path = path.with_name(path.name + ".gz")
     if not path.exists():
@@ -175,10 +158,7 @@ def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
             content = b""  # fails the check below, like any other damage
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{path}: damaged or altered (wrong SHA-256): delete it; {remedy}")
-    dimensions = content[3]
-    shape = struct.unpack_from(f">{dimensions}I", content, offset=4)
-    values = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dimensions)
-    return values.view(shape)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 # ---- Batches ------------------------------------------------------------------------
@@ -189,16 +169,10 @@ def shuffled_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
     """Yield every digit once, in random order, in batches for the network.
 
-    Args:
-        digits: on the device that the batches are wanted on.
-        size: of a batch; the last may be smaller.
-        strengths: of the distortion (see `augment`), one for each batch; 0 for none at all.
-        seed: the same seed gives the same batches.
-        part: which digits of each batch are wanted, where several processes take turns. The
-            distortions differ between parts, the order does not.
-
-    Yields:
-        Images, normalized (n, 1, 28, 28), their labels (n,), and the size of the whole batch.
+    Each batch is images, normalized (n, 1, 28, 28), their labels, (n,), and its whole size; the
+    last may be smaller. For each there is a strength of the distortion (see `augment`), or 0 for
+    none. Of several processes, each takes its part of each batch. Their distortions differ, their
+    order does not, and the same seed gives the same batches.
     """
     device = digits.labels.device
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
@@ -228,20 +202,11 @@ def augment(
 ) -> torch.Tensor:
     """Rotate, scale, shear and shift each image by random amounts of its own, as one batch.
 
-    Takes pixel values 0..255 of any dtype, shape (N, 28, 28), a generator on the same device,
-    and how strongly, 0..1, where 1 means by the greatest amounts; returns float32 pixel values
-    0..255, shape (N, 1, 28, 28).
+    Takes pixel values 0..255, (N, 28, 28), a generator on the same device, and how strongly, 0..1,
+    where 1 means by the greatest amounts. Returns float32 pixel values 0..255, (N, 1, 28, 28).
     """
-    grid = random_grid(len(images), generator, strength)
-    return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
-
-
-def random_grid(n: int, generator: torch.Generator, strength: float) -> torch.Tensor:
-    """Return where each pixel of n distorted images is in the original: float (n, 28, 28, 2).
-
-    As x and y; the image runs from -1 to 1.
-    """
-    random = torch.empty(5, n, device=generator.device).uniform_(-1, 1, generator=generator)
+    n, device = len(images), generator.device
+    random = torch.empty(5, n, device=device).uniform_(-1, 1, generator=generator)
     random *= strength
     angle = math.radians(MAX_ROTATION) * random[0]
     scale = 1 + MAX_SCALE * random[1]
@@ -251,7 +216,9 @@ def random_grid(n: int, generator: torch.Generator, strength: float) -> torch.Te
     # Rotation and scale after shear, then shift.
     matrix = torch.stack([cos, cos * shear - sin, shift[0], sin, sin * shear + cos, shift[1]], 1)
     # One product for the whole batch, four times faster than F.affine_grid's one an image.
-    center = (torch.arange(IMAGE_SIZE, device=generator.device) + 0.5) / (IMAGE_SIZE / 2) - 1
+    center = (torch.arange(IMAGE_SIZE, device=device) + 0.5) / (IMAGE_SIZE / 2) - 1
     x, y = center.repeat(IMAGE_SIZE), center.repeat_interleave(IMAGE_SIZE)
     grid = matrix.view(2 * n, 3) @ torch.stack([x, y, torch.ones_like(x)])  # (2n, 784)
-    return grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE).permute(0, 2, 3, 1)
+    # Where each pixel was: x and y, which run from -1 to 1 across the image, (n, 28, 28, 2).
+    grid = grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE).permute(0, 2, 3, 1)
+    return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)

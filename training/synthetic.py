@@ -12,13 +12,14 @@ shown letters, signs, scribbles, textures and pieces of digits as well.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import scipy
 import torch
 
 from model import IMAGE_SIZE
-from reading.ink import crop
+from reading.ink import bounding_box
 from reading.preprocessing import BOX_SIZE, draw_as_mnist
 from training.data import Digits
 
@@ -74,11 +75,10 @@ def oval(
     return np.stack([x, y], axis=1)
 
 
-# ---- Styles of handwriting ---------------------------------------------------------------
+# ---- Styles of handwriting (docs/handwriting.png shows them all) -------------------------
 
 
 def zero(u: Uniform, dot: bool = False) -> Strokes:
-    """An oval has a dot in it, or a slash, which may run beyond the oval."""
     width = u(0.55, 0.8)
     if dot:
         y = u(0.43, 0.57)
@@ -89,23 +89,13 @@ def zero(u: Uniform, dot: bool = False) -> Strokes:
     return [oval(0, 0, width, 1, u(-120, -60), u(350, 370)), mark]
 
 
-def upstroke(u: Uniform, lean: float, max_slope: float) -> tuple[float, float]:
-    """Return where the upstroke of a 1 begins, whose stem runs from (0, 0) to (lean, 1).
-
-    The slope is that to the side: with a flatter upstroke, the 1 would be a 7.
-    """
-    y = u(0.15, 0.65)
-    return (lean - u(0.35, max_slope)) * y, y
-
-
 def one_upstroke(u: Uniform, leans: tuple = (-0.12, 0.08), max_slope: float = 1.2) -> Strokes:
-    """The upstroke is from short to more than half as high as the stem."""
-    lean = u(*leans)
-    return [line(upstroke(u, lean, max_slope), (0, 0), (lean, 1), roundness=u(0, 0.3))]
+    lean, y = u(*leans), u(0.15, 0.65)
+    x = (lean - u(0.35, max_slope)) * y  # with a flatter upstroke it would be a 7
+    return [line((x, y), (0, 0), (lean, 1), roundness=u(0, 0.3))]
 
 
 def one_wide(u: Uniform) -> Strokes:
-    """The upstroke is nearly as long as the stem."""
     left, y, lean = u(0.35, 0.6), u(0.4, 0.65), u(-0.15, 0.08)
     return [line((-left, y), (0, 0), (lean, 1), roundness=u(0, 0.15))]
 
@@ -113,16 +103,15 @@ def one_wide(u: Uniform) -> Strokes:
 def one_foot(u: Uniform, printed: bool = False) -> Strokes:
     """The upstroke is as most fonts print it, or no more than a hint."""
     if printed:
-        lean, left, right = u(-0.1, 0.05), u(0.12, 0.35), u(0.12, 0.3)
-        start = upstroke(u, lean, 1.2)
+        lean, left, right, y = u(-0.1, 0.05), u(0.12, 0.35), u(0.12, 0.3), u(0.15, 0.65)
+        x = (lean - u(0.35, 1.2)) * y
     else:
         lean, left, right = u(-0.05, 0.05), u(0.1, 0.3), u(0.12, 0.3)
-        start = (-u(0, 0.1), u(0.05, 0.15))
-    return [line(start, (0, 0), (lean, 1)), line((lean - left, 1), (lean + right, 1))]
+        x, y = -u(0, 0.1), u(0.05, 0.15)
+    return [line((x, y), (0, 0), (lean, 1)), line((lean - left, 1), (lean + right, 1))]
 
 
 def one_loop(u: Uniform) -> Strokes:
-    """One cursive stroke goes up from below, round a narrow top, and down."""
     loop, foot = u(-0.02, 0.1), u(-0.15, 0.05)
     top = [(0.5 * loop - 0.03, 0.18), (0.5 * loop, 0.04), (0, 0), (-0.5 * loop, 0.08)]
     start = (u(-0.45, -0.2), u(0.4, 0.75))
@@ -130,7 +119,6 @@ def one_loop(u: Uniform) -> Strokes:
 
 
 def one_broad(u: Uniform) -> Strokes:
-    """A broad pen writes the stem, and an upstroke or none."""
     broad, bow, lean = u(0, 0.26), u(-0.08, 0.08), u(-0.1, 0.1)
     across = np.linspace(-broad / 2, broad / 2, 11)  # near enough to leave no stripes
     stem = [curve((x + lean, 0), (x + bow, 0.5), (x - lean, 1)) for x in across]
@@ -153,7 +141,6 @@ def two_plain(u: Uniform) -> Strokes:
 
 
 def two_narrow(u: Uniform) -> Strokes:
-    """A steep neck leads from a short hook to a foot."""
     width, neck, left = u(0.25, 0.45), u(0.15, 0.4), u(0, 0.15)
     hook = [(u(-0.05, 0.05), u(0.1, 0.25)), (0.5 * width, 0), (width, neck)]
     right = left + u(0.35, 0.55)
@@ -162,7 +149,6 @@ def two_narrow(u: Uniform) -> Strokes:
 
 
 def two_curled(u: Uniform) -> Strokes:
-    """The tip is curled, and the base is a wave."""
     width, curl = u(0.45, 0.65), u(0.05, 0.1)
     hook = [(2.4 * curl, 0.16 + curl), (0, 0.24), (0.5 * width, 0), (width, 0.26)]
     wave = [(0.3 * width, 1 - u(0.02, 0.1)), (0.75 * width, 1), (width + 0.05, 1 - u(0.02, 0.15))]
@@ -199,7 +185,6 @@ def four_low(u: Uniform) -> Strokes:
 
 
 def four_stub(u: Uniform) -> Strokes:
-    """The second stroke does little more than hang from the bar."""
     bar, x = u(0.6, 0.78), u(0.4, 0.6)
     slope = [(u(0.3, 0.65), 0), (u(0, 0.08), bar), (x + u(0.1, 0.25), bar + u(-0.12, 0.02))]
     stub = line((x + u(0, 0.05), bar - u(0, 0.15)), (x - u(0, 0.08), 1))
@@ -215,7 +200,6 @@ def four_bolt(u: Uniform) -> Strokes:
 
 
 def four_round(u: Uniform) -> Strokes:
-    """A 4 that is round like a G with a tail."""
     right, rise, low = u(0.5, 0.75), u(0.32, 0.55), u(0.68, 0.82)
     bowl = [(u(0.3, 0.6), 0), (0.05, low - 0.25), (0.12, low - 0.03), (0.5 * right, low - 0.02)]
     stem = line((right, rise), (right - u(0, 0.3), 1))
@@ -229,7 +213,6 @@ def four_closed(u: Uniform) -> Strokes:
 
 
 def five(u: Uniform, apart: bool = False) -> Strokes:
-    """The hat stands apart, or all is one stroke with a small belly."""
     if apart:
         width, y = u(0.45, 0.65), u(-0.12, 0.04)
         hat = line((u(0.08, 0.25), y), (width + u(0, 0.25), y + u(-0.08, 0.04)))
@@ -253,7 +236,6 @@ def five_like_s(u: Uniform) -> Strokes:
 
 
 def six_circle(u: Uniform) -> Strokes:
-    """A stroke, straight or curved, stands on a circle."""
     size, bow = u(0.45, 0.65), u(0, 0.1)
     top, touch = (u(0.2, 1.05) * size, 0), (0.01, 1 - u(0.44, 0.58) * size)
     middle = ((touch[0] + top[0]) / 2 - bow, touch[1] / 2 - 0.3 * bow)
@@ -298,7 +280,6 @@ def eight_narrow(u: Uniform) -> Strokes:
 
 
 def nine(u: Uniform, tail: str) -> Strokes:
-    """The head is an oval; the tail is round, hooked, flat or straight."""
     width, height = u(0.35, 0.6), u(0.35, 0.55)
     head = oval(0, 0, width, height, u(-40, 0))
     if tail == "round":
@@ -315,7 +296,6 @@ def nine(u: Uniform, tail: str) -> Strokes:
 
 
 def nine_like_s(u: Uniform) -> Strokes:
-    """The head is small, and the tail is wide."""
     width, height = u(0.18, 0.42), u(0.22, 0.5)
     belly, low = width + u(0.05, 0.3), max(u(0.62, 0.85), height + 0.2)
     neck = (u(0.5, 0.9) * width, u(0.65, 0.95) * height)
@@ -324,7 +304,6 @@ def nine_like_s(u: Uniform) -> Strokes:
 
 
 def nine_open(u: Uniform) -> Strokes:
-    """The head is open below or, by a little, above."""
     width, height, lean = u(0.4, 0.6), u(0.38, 0.52), u(-0.3, 0.05)
     # With a wide gap above it would be a 4.
     start, sweep = (-30, u(-350, -295)) if u(0, 1) < 0.6 else (u(-70, -50), -290)
@@ -425,59 +404,8 @@ def distance_to_segments(segments: np.ndarray) -> np.ndarray:
 
 NON_DIGIT = 10  # the label of a non-digit among training digits
 
-# Letters and signs, and the strokes of their variants. A slash parts variants, a bar parts strokes.
-# A stroke is points, each x and y on a grid of ten; with ~ it is a curve. Left out is what some
-# people read as a digit: O, I, l, Z, z, S, s, B, b, q, g, or a bar alone.
-GLYPHS = """
-Aa  09 40 79 | 16 66  / 09 00 60 69 | 05 65  / ~ 02 30 52 59 | ~ 54 14 07 29 57
-a  ~ 63 33 05 39 66 | 62 69  / ~ 10 40 59 | ~ 54 25 07 29 58
-C  ~ 61 40 04 39 68  / ~ 62 41 13 06 29 58  / ~ 60 21 04 28 69
-D  00 09 | ~ 00 40 65 49 09  / 00 09 | ~ 00 50 66 59 09  / 10 19 | ~ 00 30 65 39 09
-d  60 69 | ~ 65 33 06 39 67
-Ee  60 00 09 69 | 04 54  / 05 65 | ~ 65 51 21 05 29 68
-Ff  60 00 09 | 04 54  / ~ 61 40 22 29 | 03 53  / ~ 61 40 33 37 19 | 13 53
-G  ~ 61 40 04 39 66 | 36 66  / ~ 71 40 04 39 67 | 45 65 69
-Hh  00 09 | 60 69 | 04 64  / 00 09 | ~ 05 34 56 59
-J  ~ 60 67 39 08  / ~ 50 57 29 07 | 20 80  / ~ 60 67 49 18 06  / ~ 50 56 38 19 08
-Jj  ~ 60 67 39 08 | 30 80  / ~ 43 47 39 08 | 40 41  / ~ 33 37 28 09 | 30 31
-Kk  00 09 | 60 05 | 25 69  / 00 09 | 53 06 | 26 59
-L  00 09 59  / 00 09 49 47
-Mm  09 00 45 80 89  / 09 10 49 80 99  / 00 09 | ~ 03 20 42 49 | ~ 42 70 82 89
-Nn  09 00 69 60  / 00 09 | ~ 03 40 64 69  / ~ 00 02 09 | ~ 03 30 52 58 69
-Pp  00 09 | ~ 00 40 62 44 05  / 00 09 | ~ 01 30 53 35 05
-Q  ~ 40 04 49 84 40 | 46 79  / ~ 30 04 39 64 30 | ~ 37 59 79  / ~ 40 04 49 84 40 | 57 89
-Rr  00 09 | ~ 00 40 62 44 05 | 25 69  / 00 09 | ~ 04 20 51
-Tt  00 70 | 40 39  / 00 60 | 30 39  / ~ 30 37 49 68 | 03 63  / 30 39 | 03 63
-Uu  ~ 00 06 39 66 60  / ~ 00 07 29 49 67 60  / ~ 00 06 29 56 | 50 59  / ~ 00 07 39 67 | 60 69
-Vv  00 39 60  / ~ 00 28 38 60
-Ww  00 29 43 69 80  / ~ 00 18 30 68 80
-Xx  00 69 | 60 09  / ~ 01 20 57 78 | 70 09
-Yy  00 34 60 | 34 39  / 00 36 | 60 09  / ~ 00 04 35 64 | ~ 60 67 39 08
-α  ~ 70 47 19 05 23 45 79  / ~ 90 57 29 06 24 57 99
-βγ  ~ 09 02 30 52 24 57 27 06  / ~ 00 20 36 39 26 36 60
-bow  ~ 00 33 36 09
-π  00 80 | 20 29 | 60 69
-+=?  30 36 | 03 63  / 00 60 | 03 63  / ~ 02 30 52 35 36 | 38 39
-#%  20 09 | 70 59 | 03 93 | 06 86  / 60 09 | ~ 10 01 12 21 10 | ~ 57 48 59 68 57
-*  30 39 | 03 66 | 06 63
-arrow  04 84 | 52 84 56  / 39 30 | 03 30 63
-check  05 29 70  / ~ 05 28 37 80
-diamond  39 04 30 64 39
-star  19 40 79 03 83 19
-heart  ~ 39 03 11 32 51 63 39
-triangle  09 40 89 09
-corner  60 04 68  / 00 64 08
-box  00 70 79 09 00  / 00 60 69 09 00 | 05 65
-cross  00 70 79 09 00 79 | 70 09
-face  ~ 40 04 49 84 40 | 23 24 | 63 64 | ~ 26 47 66
-fish  ~ 80 38 06 13 31 58 89
-house  04 40 84 79 19 04
-ladder  00 09 | 40 49 | 02 42 | 05 45 | 08 48
-man  ~ 30 22 34 42 30 | 34 37 09 | 37 69 | 05 65
-"""
-
-
-VARIANTS = [v for row in GLYPHS.strip().splitlines() for v in row.split(maxsplit=1)[1].split("/")]
+GLYPHS = Path(__file__).with_name("glyphs.txt").read_text(encoding="utf-8").splitlines()
+VARIANTS = [row.split(maxsplit=1)[1] for row in GLYPHS if not row.startswith("# ")]
 
 
 def glyph(rng: np.random.Generator) -> Strokes:
@@ -542,13 +470,17 @@ def spots(rng: np.random.Generator) -> np.ndarray:
     for _ in range(max(1, rng.integers(-1, 7))):
         (left, top), (wide, high) = rng.uniform(8, 32, 2), rng.uniform(4, 8, 2)
         ink = np.maximum(ink, np.exp(-((((x - left) / wide) ** 2 + ((y - top) / high) ** 2) / 2)))
-    sharpness = rng.uniform(1, 5)
-    return (0.5 + sharpness * (ink - 0.4)).clip(0, 1)
+    return (0.5 + rng.uniform(1, 5) * (ink - 0.4)).clip(0, 1)
+
+
+def cut_margins(ink: np.ndarray) -> np.ndarray:
+    """Cut away the rows and columns at the edges that hold no ink, or faint ink only."""
+    return ink[bounding_box(ink > FAINT * ink.max(), margin=0)]
 
 
 def pair(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
     """Return two digits that nearly touch or overlap, and often cut one in half: (H, W) in 0..1."""
-    left, right = (crop(d, FAINT * d.max()) for d in digits[rng.integers(len(digits), size=2)])
+    left, right = (cut_margins(digit) for digit in digits[rng.integers(len(digits), size=2)])
     gap, drop = rng.integers(-2, 3), rng.integers(-4, 5)
     height = 8 + max(len(left), len(right))
     ink = np.zeros((height, left.shape[1] + right.shape[1] + gap), np.uint8)
@@ -561,13 +493,6 @@ def pair(rng: np.random.Generator, digits: np.ndarray) -> np.ndarray:
     elif side == 1:
         ink = ink[:, : ink.shape[1] - round(share * right.shape[1])]
     return ink / 255
-
-
-def redraw(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw ink, (H, W) in 0..1, in MNIST's geometry, as a large picture or a small one."""
-    ink = crop(ink, FAINT * ink.max()).astype(np.float32)
-    drawn = draw_as_mnist(ink, small=rng.random() < 0.5)
-    return (255 * drawn).round().astype(np.uint8)
 
 
 # Letters are the most frequent, as they are where digits are read.
@@ -583,20 +508,18 @@ def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
     Takes the digits of which pairs are made, uint8 (N, 28, 28). Returns images like MNIST's,
     uint8 (n, 28, 28). The same seed and digits give the same bytes.
     """
-    digits = images.numpy()
     rng = np.random.Generator(np.random.PCG64([seed, NON_DIGIT]))
-    make = {
-        "letters": lambda: draw(glyph(rng), rng),
-        "words": lambda: draw(word(rng), rng),
-        "scribbles": lambda: draw(scribble(rng), rng),
-        "doodles": lambda: draw(doodle(rng), rng),
-        "textures": lambda: redraw(texture(rng), rng),
-        "spots": lambda: redraw(spots(rng), rng),
-        "pairs": lambda: redraw(pair(rng, digits), rng),
-    }
+    strokes = {"letters": glyph, "words": word, "scribbles": scribble, "doodles": doodle}
+    inks = {"textures": texture, "spots": spots, "pairs": partial(pair, digits=images.numpy())}
     drawn = np.zeros((n, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     for i in range(n):
-        drawn[i] = make[NON_DIGIT_KINDS[i % len(NON_DIGIT_KINDS)]]()
+        kind = NON_DIGIT_KINDS[i % len(NON_DIGIT_KINDS)]
+        if kind in strokes:
+            drawn[i] = draw(strokes[kind](rng), rng)
+        else:
+            ink = cut_margins(inks[kind](rng)).astype(np.float32)
+            # Half of them are drawn as small pictures are, whose shape is in gray.
+            drawn[i] = (255 * draw_as_mnist(ink, small=rng.random() < 0.5)).round()
     return torch.from_numpy(drawn)
 
 
