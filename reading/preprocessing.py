@@ -40,7 +40,7 @@ MAX_SHEETS = 2  # a frame may be around a frame
 MAX_LOOKS = 3  # at a digit, each closer than the one before
 CLOSE = 3  # a look is close if the image is at most so many times as large as the digit
 FINE = 5  # strokes are drawn at so many times the resolution of MNIST
-PLACES = np.indices((IMAGE_SIZE, IMAGE_SIZE)).reshape(2, -1) - 14.0  # from MNIST's middle
+PLACES = np.indices(SHAPE).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
 
 
@@ -86,7 +86,7 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
     within a pixel of (14, 14), counted from 0. At least 5% of it is in squares of two by two
     pixels. Takes gray values in 0..1, (..., H, W), and returns a bool for each image.
     """
-    if gray.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
+    if gray.shape[-2:] != SHAPE:
         return np.zeros(gray.shape[:-2], bool)
     flat = gray.reshape(*gray.shape[:-2], -1)
     total, *offsets = np.moveaxis(flat @ MOMENTS, -1, 0)
@@ -157,22 +157,17 @@ class Components:
 
     def __init__(self, mask: np.ndarray, ink: np.ndarray) -> None:
         self.labels, count = scipy.ndimage.label(mask, NEIGHBOURS)
-        index, weights = np.arange(1, count + 1), ink.clip(0, 1)
-        self.masses = scipy.ndimage.sum_labels(weights, self.labels, index)
-        self.middles = np.array(scipy.ndimage.center_of_mass(weights, self.labels, index))
+        places = np.nonzero(mask)
+        labels, weights = self.labels[places], ink[places].clip(0, 1)
+        self.masses = np.bincount(labels, weights, count + 1)[1:]
+        moments = [np.bincount(labels, weights * place, count + 1)[1:] for place in places]
+        self.middles = np.stack(moments, axis=1) / self.masses[:, None]
         self.slices = scipy.ndimage.find_objects(self.labels)
         self.strengths = np.array([ink[box].max() for box in self.slices])
         boxes = [[y.start, x.start, y.stop, x.stop] for y, x in self.slices]
         boxes = np.array(boxes, float).reshape(-1, 4)
         self.starts, self.stops = boxes[:, :2], boxes[:, 2:]
         self.extents = (self.stops - self.starts).max(axis=1)
-
-    def surrounds(self, i: int, point: np.ndarray) -> bool:
-        """Return whether component i lies around a point, in at least three of four directions."""
-        rows, columns = np.nonzero(self.labels[self.slices[i]] == i + 1)
-        y, x = self.starts[i] - point
-        angles = np.arctan2(rows + y, columns + x)
-        return (np.histogram(angles, 32, (-np.pi, np.pi))[0] > 0).mean() > 0.75
 
 
 def find_surroundings(parts: Components) -> np.ndarray:
@@ -184,7 +179,11 @@ def find_surroundings(parts: Components) -> np.ndarray:
         within &= parts.extents > 0.25 * extent
         if within.any():
             largest = np.argmax(np.where(within, parts.masses, 0))
-            around[i] = parts.surrounds(i, parts.middles[largest])
+            rows, columns = np.nonzero(parts.labels[parts.slices[i]] == i + 1)
+            y, x = start - parts.middles[largest]
+            angles = np.arctan2(rows + y, columns + x)
+            # What surrounds the largest within lies in at least three of four directions from it.
+            around[i] = (np.histogram(angles, 32, (-np.pi, np.pi))[0] > 0).mean() > 0.75
         height, width = stop - start
         if height < 0.25 * width:
             above = parts.stops[:, 0] < start[0]
