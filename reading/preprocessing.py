@@ -205,8 +205,9 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     mask = remove_ruled_lines(ink > WEAK)
     # Far from strong ink, weak ink counts only where it is as wide as a stroke, unlike ruled lines.
     mask &= opening(mask, 5, 5) | dilate(mask & (ink > 0.5), 15, 15)
-    mask = fill_outlines(mask)
-    parts = Components(mask, ink)
+    if not mask.any():
+        raise ValueError("the image is blank: no ink found")
+    parts = Components(fill_outlines(mask), ink)
     around = find_surroundings(parts)
     starts, stops, masses = parts.starts, parts.stops, parts.masses
 

@@ -214,3 +214,10 @@ def test_a_one_stretched_to_a_square_is_read(predictor):
         images.append(np.asarray(cut.resize((16, 16), Image.BICUBIC)))
     read = [prediction.digit for prediction in predictor.predict_batch(images)]
     assert read.count(1) >= 0.85 * len(read)
+
+
+def test_ink_of_which_only_a_faint_line_is_left_is_none():
+    ink = np.zeros((100, 100), np.float32)
+    ink[50, 40:60] = 0.4
+    with pytest.raises(ValueError, match="blank: no ink found"):
+        preprocessing.choose_digit(ink)
