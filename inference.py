@@ -1,7 +1,6 @@
 """Read handwritten digits from images with the trained network.
 
     python inference.py digit.png
-
     python inference.py --number photo.jpg
 
     from inference import MNISTPredictor
@@ -35,7 +34,7 @@ from reading.image_io import (
     ImageLike,
     flatten_transparency,
     naming,
-    silence_libtiff,
+    set_up_pillow,
     to_grayscale,
     write_png,
 )
@@ -123,8 +122,8 @@ class MNISTPredictor:
         """Read the digit in each image; the same answers as `predict`, in less time.
 
         Images may also be one array or tensor, (N, 28, 28) or (N, 1, 28, 28). With `jobs`, so
-        many worker processes preprocess them, as those of a DataLoader: a script that asks for
-        them needs `if __name__ == "__main__":` on Windows and macOS.
+        many worker processes preprocess them: a script that asks for them needs
+        `if __name__ == "__main__":` on Windows and macOS.
 
         Raises:
             ValueError, OSError: as `predict`, for the first image that can't be read.
@@ -142,13 +141,10 @@ class MNISTPredictor:
     def read(self, image: ImageLike) -> list[list[FoundDigit]]:
         """Find and read all the digits in one image, such as a number or a page of them.
 
-        Returns its lines from top to bottom, each with its digits from left to right. What the
-        network is less sure of than `min_confidence` is left out, but a digit in a line of which
-        half or more are sure may be a good deal less sure. Returns [] if there is ink, but no
-        digit, or if the network is sure of fewer than half of what might be digits.
-
-        Raises:
-            ValueError, OSError: as `predict`.
+        Returns its lines from top to bottom, each with its digits from left to right. Left out is
+        what the network is less sure of than `min_confidence`; in a line of which half or more
+        are sure, the others may be less so. Returns [] if fewer than half of all are sure. Raises
+        ValueError and OSError as `predict` does.
         """
         with naming(image):
             gray, (width, height) = to_grayscale(image)
@@ -275,8 +271,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Iterabl
 
 def read_images(arguments: argparse.Namespace, items: Iterable[tuple]) -> int:
     """Print a line for each image as it is read; return 1 if one could not be read."""
-    Image.MAX_IMAGE_PIXELS = MAX_PHOTO_PIXELS // 2  # Pillow refuses more than twice as many
-    silence_libtiff()
+    set_up_pillow(MAX_PHOTO_PIXELS // 2)
     read = functools.partial(read_item, MNISTPredictor(arguments.checkpoint), arguments)
     failures = 0
     with explaining_dead_workers(), warnings.catch_warnings():

@@ -234,8 +234,13 @@ def write_png(path: str | os.PathLike, image: Image.Image) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def silence_libtiff() -> None:
-    """Keep libtiff from writing to stderr itself: of a damaged TIFF, Pillow's error says enough."""
+def set_up_pillow(max_pixels: int | None) -> None:
+    """Limit how many pixels an image may have, for a whole process, and silence libtiff.
+
+    Pillow warns above the limit, and refuses more than twice as many. libtiff would write to stderr
+    itself: of a damaged TIFF, Pillow's error says enough.
+    """
+    Image.MAX_IMAGE_PIXELS = max_pixels
     with contextlib.suppress(AttributeError, OSError):  # Pillow may have it built in, out of reach
         pillow = ctypes.CDLL(Image.core.__file__)
         pillow.TIFFSetErrorHandler(None)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from model import IMAGE_SIZE
 from reading.files import naming_file
-from reading.image_io import HEIF_SUFFIXES, ImageLike, silence_libtiff, to_grayscale
+from reading.image_io import HEIF_SUFFIXES, ImageLike, set_up_pillow, to_grayscale
 from reading.preprocessing import preprocess, preprocess_batch
 
 AHEAD = 2  # items that each worker process may have been sent and not answered
@@ -140,8 +140,7 @@ def unchanged(answer: Any) -> Any:
 
 def start_worker(max_pixels: int | None, worker_id: int) -> None:
     """Give a worker process the settings of ours; a spawned one has none of them."""
-    Image.MAX_IMAGE_PIXELS = max_pixels
-    silence_libtiff()
+    set_up_pillow(max_pixels)
 
 
 @contextlib.contextmanager
