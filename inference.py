@@ -35,6 +35,7 @@ from reading.image_io import (
     flatten_transparency,
     naming,
     set_up_pillow,
+    to_bands,
     to_grayscale,
     write_png,
 )
@@ -189,7 +190,7 @@ class MNISTPredictor:
 
 def annotate(image: Image.Image, lines: list[list[FoundDigit]]) -> Image.Image:
     """Return an image, upright, with a box around each digit that `read` found, and its name."""
-    upright = flatten_transparency(ImageOps.exif_transpose(image).convert("RGBA"))
+    upright = flatten_transparency(to_bands(ImageOps.exif_transpose(image)).convert("RGBA"))
     draw = ImageDraw.Draw(upright)
     width = max(1, max(upright.size) // 400)
     for found in itertools.chain.from_iterable(lines):

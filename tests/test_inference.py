@@ -549,3 +549,8 @@ def test_the_predictor_changes_no_settings_of_the_process(seven):
     MNISTPredictor().predict(seven)
     assert (warnings.filters, torch.get_num_threads()) == (filters, threads)
     assert pixels == Image.MAX_IMAGE_PIXELS
+
+
+def test_an_image_of_16_bits_is_not_white_where_annotated(seven):
+    image = Image.fromarray(257 * (255 - seven).astype(np.uint16))
+    assert np.ptp(np.asarray(inference.annotate(image, []))) == np.ptp(seven)
