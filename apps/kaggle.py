@@ -40,8 +40,9 @@ def read_kaggle(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None,
         content = file.read(MAX_TABLE_SIZE + 1)
     if len(content) > MAX_TABLE_SIZE:
         raise ValueError(f"{path}: too large: over {MAX_TABLE_SIZE:,} bytes")
-    lines = content.removeprefix(codecs.BOM_UTF8).rstrip().split(b"\n")
-    names = [name.strip(' "\r').lower() for name in lines[0].decode(errors="replace").split(",")]
+    content = content.removeprefix(codecs.BOM_UTF8).replace(b'"', b"")  # values may be quoted, too
+    lines = content.rstrip().split(b"\n")
+    names = [name.strip().lower() for name in lines[0].decode(errors="replace").split(",")]
     has_header = not all(name.isdecimal() for name in names)
     n_columns, start = len(names), 1 + has_header
     if has_header:

@@ -51,6 +51,13 @@ def test_windows_line_ends_a_byte_order_mark_and_no_last_newline_are_fine(tmp_pa
     assert (tmp_path / "submission.csv").read_bytes() == expected
 
 
+def test_a_table_with_quoted_values_is_read(tmp_path, digits, lines):
+    quoted = [",".join(f'"{value}"' for value in line.split(",")) for line in lines]
+    (tmp_path / "test.csv").write_text("\n".join(quoted))
+    images, labels, _ = read_kaggle(tmp_path / "test.csv")
+    assert labels is None and (images == digits.images.numpy()).all()
+
+
 def short_row(lines):
     lines[7] = lines[7].rsplit(",", 1)[0]
 
