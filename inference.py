@@ -1,13 +1,11 @@
 """Read handwritten digits from images with the trained network.
 
-    python inference.py digit.png
-    python inference.py --number photo.jpg
+python inference.py digit.png
+python inference.py --number photo.jpg
 
-    from inference import MNISTPredictor
-    digit, confidence, probabilities = MNISTPredictor().predict("digit.png")
-    lines = MNISTPredictor().read("photo.jpg")
-
-Any image will do: reading/preprocessing.py makes it look like one of MNIST's.
+from inference import MNISTPredictor
+digit, confidence, probabilities = MNISTPredictor().predict("digit.png")
+lines = MNISTPredictor().read("photo.jpg")
 """
 
 import argparse
@@ -51,14 +49,14 @@ from reading.segmentation import read_page
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
-MIN_SHARE = 0.5  # of what may be digits: where fewer are sure, the picture holds none
-CUT_POWER = 0.2  # of min_confidence: what a digit that was cut out of other ink must reach
-LINE_POWER = 7.0  # of min_confidence: what a digit must reach in a line of which half are sure
+MIN_SHARE = 0.5  # If the network is sure of fewer of the possible digits, there are none.
+CUT_POWER = 0.2  # A digit that was cut out of other ink must reach min_confidence**CUT_POWER.
+LINE_POWER = 7.0  # In a line of which half are sure, the others must reach min_confidence**7.
 MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
 
 
 class Prediction(NamedTuple):
-    """What the network makes of one image."""
+    """The network's answer for one image."""
 
     digit: int  # 0..9
     confidence: float  # 0..1, the probability of that digit
@@ -66,7 +64,7 @@ class Prediction(NamedTuple):
 
 
 class FoundDigit(NamedTuple):
-    """A digit in a picture, what the network makes of it, and where it is."""
+    """A digit in a picture: the network's answer, and where the digit is."""
 
     digit: int  # 0..9
     confidence: float  # 0..1, the probability of that digit
@@ -85,8 +83,8 @@ class MNISTPredictor:
     Args:
         checkpoint: a file that train.py wrote; by default the weights that ship.
         device: where the network runs, such as "cpu", "cuda" or "mps".
-        min_confidence: 0..1; `read` leaves out what the network is less sure of. By default that
-            of the checkpoint, which 99.5% of the training digits reach.
+        min_confidence: 0..1; `read` leaves out what the network is less sure of. By default the
+            checkpoint's own, which 99.5% of the training digits reach.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -102,7 +100,7 @@ class MNISTPredictor:
         survive_forks()
         model, self.metadata = load_checkpoint(checkpoint, device)
         self.model = speed_up(model)
-        self.device = torch.device(device)
+        self.device = next(self.model.parameters()).device
         if min_confidence is None:  # older checkpoints have it under its old name
             old = self.metadata.get("least_confidence", 0)
             min_confidence = float(self.metadata.get("min_confidence", old))
@@ -122,8 +120,8 @@ class MNISTPredictor:
     def predict_batch(self, images: Iterable[ImageLike], jobs: int = 0) -> list[Prediction]:
         """Read the digit in each image; the same answers as `predict`, in less time.
 
-        Images may also be one array or tensor, (N, 28, 28) or (N, 1, 28, 28). With `jobs`, so
-        many worker processes preprocess them: a script that asks for them needs
+        Images may also be one array or tensor, (N, 28, 28) or (N, 1, 28, 28). `jobs` worker
+        processes preprocess them, or none: a script that asks for some needs
         `if __name__ == "__main__":` on Windows and macOS.
 
         Raises:
@@ -143,9 +141,9 @@ class MNISTPredictor:
         """Find and read all the digits in one image, such as a number or a page of them.
 
         Returns its lines from top to bottom, each with its digits from left to right. Left out is
-        what the network is less sure of than `min_confidence`; in a line of which half or more
-        are sure, the others may be less so. Returns [] if fewer than half of all are sure. Raises
-        ValueError and OSError as `predict` does.
+        what the network is less sure of than `min_confidence`. In a line where it is sure of half
+        or more, it accepts the others at a lower confidence. Returns [] if it is sure of fewer
+        than half of all. Raises ValueError and OSError as `predict` does.
         """
         with naming(image):
             gray, (width, height) = to_grayscale(image)
@@ -172,7 +170,9 @@ class MNISTPredictor:
 
     @torch.inference_mode()
     def classify(self, images: torch.Tensor) -> list[Prediction]:
-        """Read what `preprocess` returned, once or N times: (1, 28, 28) or (N, 1, 28, 28)."""
+        """Classify a preprocessed image, (1, 28, 28), or N, (N, 1, 28, 28); else ValueError."""
+        if images.shape[-3:] != (1, IMAGE_SIZE, IMAGE_SIZE):
+            raise ValueError(f"preprocessed images are (N, 1, 28, 28), not {tuple(images.shape)}")
         batches = images.view(-1, 1, IMAGE_SIZE, IMAGE_SIZE).split(BATCH_SIZE)
         logits = torch.cat([self.model(batch.to(self.device)) for batch in batches])  # (N, 10)
         probabilities = logits.softmax(dim=1).cpu()
@@ -189,7 +189,7 @@ class MNISTPredictor:
 
 
 def annotate(image: Image.Image, lines: list[list[FoundDigit]]) -> Image.Image:
-    """Return an image, upright, with a box around each digit that `read` found, and its name."""
+    """Return an image, upright, with a box around each digit that was found, named above it."""
     upright = flatten_transparency(to_bands(ImageOps.exif_transpose(image)).convert("RGBA"))
     draw = ImageDraw.Draw(upright)
     width = max(1, max(upright.size) // 400)
@@ -229,7 +229,7 @@ def read_number(
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Iterable[tuple]]:
-    """Return the arguments and the images; SystemExit with code 2 where they make no sense."""
+    """Return the arguments and the images; raises SystemExit(2) for invalid arguments."""
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,  # an error is one line
         description="Read the handwritten digit in each image.",

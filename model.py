@@ -42,7 +42,7 @@ class MNISTClassifier(nn.Module):
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Turn pixel values 0..255 into what the network reads: mean 0, standard deviation 1.
+    """Normalize pixel values 0..255 to mean 0 and standard deviation 1, as the network reads them.
 
     Takes uint8, or float in the same range (a digit that was rotated or resized), of shape
     (N, 28, 28) or (N, 1, 28, 28); returns float32, (N, 1, 28, 28). Raises ValueError for

@@ -36,7 +36,7 @@ from training.synthetic import NON_DIGIT, add_drawings
 
 
 def option(default: float | bool | str, about: str, *bounds: float) -> dataclasses.Field:
-    """A setting of a run, and an option of the command line; a number has two bounds."""
+    """A setting of a run, and an option of the command line; bounds are those of a number."""
     return dataclasses.field(default=default, metadata={"help": about, "bounds": bounds})
 
 
@@ -86,7 +86,7 @@ AVERAGE_DECAY = 0.999  # of the moving average of the weights, a step; 0.9995 mi
 TARGETS = torch.cat([torch.eye(NUM_CLASSES), torch.full((1, NUM_CLASSES), 1 / NUM_CLASSES)])
 # What each counts in the loss. Non-digits at a quarter cost no digits; at a half they cost some.
 WEIGHTS = torch.tensor([1.0] * NUM_CLASSES + [0.25])
-MAX_SLICE = 1024  # images that go through the network at once while it trains
+MAX_SLICE = 1024  # images of a batch that go through the network at once: it takes less memory
 
 
 def train(
@@ -99,7 +99,7 @@ def train(
 
 
 class Trainer:
-    """A run: all that changes while a new network trains on some digits.
+    """One training run: the network, its average, the optimizer and the history.
 
     The network to use is `average`, in evaluation mode: a moving average of the weights of
     `model`, which reads better than those of any step. `history` is a dict of plain values, whose
@@ -147,7 +147,7 @@ class Trainer:
                 after_epoch()
 
     def iter_epochs(self, test_digits: Digits) -> Iterator[dict]:
-        """Train; after each epoch evaluate, which decides nothing, and yield the history's row."""
+        """Train, evaluate after each epoch (it influences nothing), and yield the history's row."""
         self.history["test_digits"] = len(test_digits)
         test_digits = test_digits.to(self.settings.device)
         while (epoch := len(self.history["rows"]) + 1) <= self.settings.epochs:
@@ -162,7 +162,7 @@ class Trainer:
         self.history["min_confidence"] = min_confidence(self.average, known)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Show the network every digit once, in random order, in epoch 1, 2, ...
+        """Train for one epoch, counted from 1: show the network every digit, in random order.
 
         Returns the last learning rate, the mean cross-entropy of the digits (distorted, with
         dropout; without non-digits) and the images per second.
@@ -199,7 +199,7 @@ class Trainer:
         """Take one step down the gradient of the mean loss of a batch of n images.
 
         Takes this process's part of it, normalized (N, 1, 28, 28), with labels (N,); returns the
-        sum of the cross-entropies of its digits. Slices take less memory, and are as fast.
+        sum of the cross-entropies of its digits.
         """
         mixed = self.settings.precision == "bfloat16"
         self.optimizer.zero_grad()
@@ -233,7 +233,7 @@ class Trainer:
 
 
 def schedule(progress: float) -> float:
-    """Return the share of the highest learning rate, given that of the run that is done.
+    """Return the share of the highest learning rate, given the share of the run that is done.
 
     A linear warm-up, then a cosine down to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983).
     """
@@ -246,7 +246,7 @@ def schedule(progress: float) -> float:
 def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     """Move the average towards the weights after step 0, 1, ...
 
-    It forgets faster at first, or a short run would still remember its random start.
+    It forgets faster at first, because the random initial weights would dominate a short run.
     """
     decay = min(AVERAGE_DECAY, (step + 1) / (step + 11))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
@@ -270,6 +270,8 @@ class Evaluation(NamedTuple):
 @torch.inference_mode()
 def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
     """Read labelled digits in float32, without dropout, and compare. It takes no random numbers."""
+    if not len(digits):
+        raise ValueError("there are no digits to evaluate on")
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     batches = digits.images.split(EVALUATION_BATCH)
@@ -282,7 +284,7 @@ def evaluate(model: nn.Module, digits: Digits) -> Evaluation:
 
 
 def min_confidence(model: nn.Module, digits: Digits) -> float:
-    """Return the confidence that 99.5% of the digits reach that a network was trained on."""
+    """Return the confidence that 99.5% of the digits reach."""
     confidences = evaluate(model, digits).probabilities.amax(dim=1)
     return round(confidences.quantile(1 - DIGITS_KEPT).item(), 4)
 
@@ -291,7 +293,7 @@ def min_confidence(model: nn.Module, digits: Digits) -> float:
 
 
 def print_settings(run: Trainer, test_digits: Digits) -> None:
-    """Say in plain words what is about to happen, and begin the table."""
+    """Print what the run trains on, its settings, and the head of the table."""
     history, labels = run.history, run.digits.labels
     n, none = history["train_digits"], int((labels == NON_DIGIT).sum())
     settings = [f"{name.replace('_', ' ')} {value}" for name, value in history["settings"].items()]
@@ -382,8 +384,6 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     lock = FileLock(output_dir / ".lock")
     from_first(lambda: runs.claim_folder(lock))
     train_digits, test_digits = from_first(lambda: load_data(arguments.data_dir, arguments.sample))
-    if not arguments.sample:
-        from_first(lambda: runs.keep_model_of_mnist(output_dir, train_digits.name))
     flags = ["--sample"] * arguments.sample + ["--dry-run"] * arguments.dry_run
     command = runs.command_line(settings, Settings(), flags)
     if arguments.dry_run:
@@ -391,6 +391,8 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
         name = f"dry run on a few digits of: {train_digits.name}"
         train_digits = train_digits[: DRY_RUN_BATCHES * settings.batch_size].named(name)
         test_digits = test_digits[:EVALUATION_BATCH].named(name)
+    if not arguments.sample:
+        from_first(lambda: runs.keep_model_of_mnist(output_dir, train_digits.name))
     run = Trainer(train_digits, settings)
     run.history = {"command": command} | run.history
     if arguments.resume:

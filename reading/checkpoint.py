@@ -8,6 +8,7 @@ download or a flipped bit; torch.load itself compares none of them.
 import io
 import json
 import os
+import re
 import warnings
 import zipfile
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn as nn
 
 from model import MNISTClassifier
+from reading.devices import choose_device
 from reading.files import open_regular, write_atomically
 
 CHECKPOINT_FORMAT = "mnist-classifier"
@@ -35,7 +37,7 @@ def save_checkpoint(path: str | os.PathLike, model: nn.Module, history: dict) ->
     """
     weights = {
         name: tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
+        for name, tensor in plain_names(model.state_dict()).items()
     }
     metadata = {name: value for name, value in history.items() if name != "rows"}
     if rows := history.get("rows"):
@@ -57,7 +59,7 @@ def load_checkpoint(
     Raises:
         FileNotFoundError: there is no such file (OSError: it can't be read).
         CheckpointError: (a ValueError) the file is damaged, of another network, or no checkpoint.
-        ValueError: there is no such device.
+        ValueError: the device can't be used.
     """
     remedy = "python train.py makes a new one"
     try:
@@ -68,21 +70,23 @@ def load_checkpoint(
         raise FileNotFoundError(f"{path}: no such checkpoint; python train.py makes one") from None
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {remedy}") from error.__cause__
-    ours = "format" in content
-    weights, metadata = content.get("weights") if ours else content, content.get("metadata", {})
+    weights = content.get("weights") if "format" in content else plain_names(content)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
         model = MNISTClassifier()
     try:
         model.load_state_dict(weights)
+        metadata = dict(content.get("metadata", {}))
     except Exception as error:  # other names or shapes, or no tensors at all
         reason = str(error).splitlines()[-1].strip()[:200]
         raise CheckpointError(f"{path}: not for this network ({reason}); {remedy}") from error
     if not all(tensor.isfinite().all() for tensor in model.parameters()):
         raise CheckpointError(f"{path}: some of its weights are not finite; {remedy}")
-    try:
-        return model.to(device).eval(), metadata
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"there is no device {str(device)!r} here; use cpu") from None
+    return model.to(choose_device(str(device))).eval(), metadata
+
+
+def plain_names(weights: dict) -> dict:
+    """Return weights by the names that they have outside DataParallel and torch.compile."""
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)): weights[name] for name in weights}
 
 
 def save_content(path: str | os.PathLike, format: str, content: dict) -> None:
@@ -120,7 +124,7 @@ def read_content(path: str | os.PathLike) -> dict:
             raise TypeError("it holds no dict")
         return content
     except Exception as error:  # half a dozen types, depending on what the file is instead
-        reason = "damaged, or no PyTorch file of tensors and plain values"
+        reason = "damaged, or no PyTorch file of weights (torch.save(model.state_dict(), path))"
         raise CheckpointError(f"{path}: {reason}") from error
 
 

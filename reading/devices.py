@@ -18,8 +18,8 @@ def choose_device(name: str) -> str:
     """Return the name of a device that this machine has; "auto" prefers an accelerator.
 
     An accelerator may be there and fail its first operation, such as a GPU that this PyTorch has
-    no kernels for. Then "auto" says so in one line, and takes the CPU. Raises ValueError where a
-    device is asked for by name and fails.
+    no kernels for. Then "auto" says so in one line, and takes the CPU. Raises ValueError if a
+    device that was asked for by name can't be used.
     """
     automatic = name == "auto"
     if automatic:
@@ -30,9 +30,10 @@ def choose_device(name: str) -> str:
             warnings.simplefilter("ignore")  # the one line below says it all
             torch.ones(1, device=name).add(1).item()
     except (RuntimeError, AssertionError) as error:
-        if not automatic or name == "cpu":
-            raise ValueError(f"there is no device {name!r} here; use auto or cpu") from None
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:100]
+        if not automatic:
+            message = f"device {name!r} can't be used here ({reason}); use auto or cpu"
+            raise ValueError(message) from None
         print(f"WARNING: {name} fails ({reason}); going on with the CPU", file=sys.stderr)
         return "cpu"
     return name
@@ -66,8 +67,10 @@ def speed_up(model: MNISTClassifier) -> MNISTClassifier:
     """Let a network compute the same function faster; it is changed in place, and returned.
 
     The weights and their names stay as they are. benchmarks/train_speed.py measures what it gives.
+    Hooks, tracing and second derivatives want the network of model.py as it is.
     """
-    model.__class__ = FastClassifier  # copies and pickles stay fast, unlike with a bound forward
+    if type(model) is MNISTClassifier:  # another class has a forward of its own
+        model.__class__ = FastClassifier  # copies and pickles stay fast, unlike a bound forward
     return model.to(memory_format=torch.channels_last)
 
 

@@ -215,7 +215,7 @@ def flatten_transparency(image: Image.Image) -> Image.Image:
 def most_contrast(image: Image.Image) -> Image.Image:
     """Return the gray image that sets coloured ink off best from coloured paper.
 
-    That is the luminance as a rule, and one of red, green and blue where it shows twice the
+    That is usually the luminance, and one of red, green and blue where it shows twice the
     contrast: red ink on green paper may have no contrast in luminance at all.
     """
     small = image.resize([min(side, 256) for side in image.size], Image.NEAREST)

@@ -3,6 +3,7 @@
 The worker processes are those of PyTorch's DataLoader.
 """
 
+import codecs
 import contextlib
 import functools
 import glob
@@ -41,7 +42,10 @@ def find_images(
     listed = read_list(list_file) if list_file else ()
     try:
         for path in itertools.chain(find_paths(arguments), listed):
-            yield path, read_stdin() if path == "-" else path
+            if os.path.isdir(path):
+                yield path, ValueError(f"{path}: a folder without images")
+            else:
+                yield path, read_stdin() if path == "-" else path
     except OSError as error:
         yield "", error
 
@@ -71,7 +75,7 @@ def read_list(path: str) -> Iterator[str]:
     """Yield the paths in a file that has one in each line."""
     with naming_file(path), open(path, "rb") as file:
         for line in file:
-            if name := line.rstrip(b"\r\n"):
+            if name := line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n"):
                 yield os.fsdecode(name)
 
 
@@ -151,7 +155,8 @@ def explaining_dead_workers() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
-        reason = "a worker process died, perhaps for lack of memory; try fewer jobs"
+        reason = "a worker process died, perhaps for lack of memory, or since the script lacks "
+        reason += 'if __name__ == "__main__"; try fewer jobs'
         raise ChildProcessError(reason) from error
 
 
@@ -159,6 +164,9 @@ def preprocess_batches(
     images: Iterable[ImageLike], batch_size: int, jobs: int
 ) -> Iterator[torch.Tensor]:
     """Yield what `preprocess` makes of images, (n, 1, 28, 28); raise the first error."""
+    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim < 3:
+        shape = tuple(images.shape)
+        raise ValueError(f"predict_batch takes several images, not {shape}; predict takes one")
     if isinstance(images, np.ndarray | torch.Tensor) and not jobs:
         for start in range(0, len(images), batch_size):
             yield preprocess_batch(images[start : start + batch_size])

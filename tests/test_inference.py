@@ -554,3 +554,15 @@ def test_the_predictor_changes_no_settings_of_the_process(seven):
 def test_an_image_of_16_bits_is_not_white_where_annotated(seven):
     image = Image.fromarray(257 * (255 - seven).astype(np.uint16))
     assert np.ptp(np.asarray(inference.annotate(image, []))) == np.ptp(seven)
+
+
+def test_what_was_not_preprocessed_is_refused(predictor):
+    with pytest.raises(ValueError, match=r"\(N, 1, 28, 28\), not \(2, 1, 14, 28\)"):
+        predictor.classify(torch.zeros(2, 1, 14, 28))
+    with pytest.raises(ValueError, match=r"not \(28, 28\); predict takes one"):
+        predictor.predict_batch(torch.zeros(28, 28, dtype=torch.uint8))
+
+
+def test_a_folder_without_images_is_named(tmp_path, capsys):
+    assert inference.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"inference.py: error: {tmp_path}: a folder without images\n"

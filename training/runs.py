@@ -98,7 +98,7 @@ def check_same(there: dict, here: dict) -> None:
 
     Raises ValueError for other settings, and warns where the last bits of the weights may differ.
     """
-    if others := differences(there, here, "data", *here["settings"], "processes"):
+    if others := differences(there, here, "data", "train_digits", *here["settings"], "processes"):
         raise ValueError(f"of a run with other settings: {others}")
     if others := differences(there, here, "threads", "torch"):
         print(f"WARNING: the last bits of the weights may differ: {others}", file=sys.stderr)

@@ -142,6 +142,7 @@ INDEX = ",".join(map(str, range(784)))
         (GRID, ""),
         (None, ""),
         (None, "label"),
+        (None, "class"),
         (None, "index label"),
         (None, "index"),
         ("," + INDEX, "index"),

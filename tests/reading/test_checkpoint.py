@@ -122,6 +122,16 @@ def test_a_plain_state_dict_is_a_checkpoint(tmp_path, dtype):
         assert torch.equal(tensor, model.state_dict()[name].float())
 
 
+def test_a_wrapped_network_is_saved_and_loaded_by_its_own_names(tmp_path):
+    model = MNISTClassifier()
+    for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+        save_checkpoint(tmp_path / "a.pt", wrapped, {})
+        torch.save(wrapped.state_dict(), tmp_path / "plain.pt")
+        for name in ("a.pt", "plain.pt"):
+            loaded, _ = load_checkpoint(tmp_path / name)
+            assert torch.equal(loaded.fc1.weight, model.fc1.weight)
+
+
 def test_an_older_checkpoint_loads():
     """The weights that ship were written with a SHA-256 as the archive's comment."""
     model, metadata = load_checkpoint(PROJECT_DIR / "weights" / "mnist_cnn.pt")
