@@ -1,0 +1,316 @@
+"""Train the network that finds the ink of digits, on scenes made by code.
+
+    python -m training.train_ink
+
+Worker processes draw the scenes of `scenes.py`, each of which the network sees once. The same
+seed gives the same scenes, however many workers there are; on a CPU, with the same number of
+threads, it gives the same weights. A training that was interrupted goes on with --resume.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from reading.checkpoint import load_with_checksum, save_with_checksum
+from reading.devices import computes_in_bfloat16
+from reading.inknet import InkNetwork, fold_batch_norm
+from training.data import PROJECT_DIR, load_data
+from training.scenes import KINDS, Hands, draw_scene, load_hands
+
+INK_FORMAT = "mnist-ink"
+STATE_FORMAT = "mnist-ink-training"
+BATCH_SIZE = 32
+LEARNING_RATE = 3e-3  # the highest; one cycle (Smith and Topin 2018)
+WEIGHT_DECAY = 1e-2
+MAX_GRADIENT = 1.0
+CORE_WEIGHT = 4.0  # of the middle of a stroke: a thin stroke counts as much as a broad one
+SMALL_SHARE = 0.2  # of the batches: at half size, for images of few pixels
+STRIP_SHARE = 0.15  # of the batches: strips, as wide images are
+STRIP_HEIGHTS = (64, 96, 128)  # pixels
+SAVE_EVERY = 60.0  # seconds
+REPORT_EVERY = 10.0  # seconds, where there is no terminal
+EVALUATION_SEED = 1_000_003  # of the scenes that are evaluated
+FOUND = 0.5  # the probability from which a pixel is taken as ink
+EMPTY_INK = 0.0005  # of the pixels of a scene without a digit: less is nothing
+
+
+class Scenes(Dataset):
+    """The scenes of one seed: image, ink and core, uint8 (3, 256, 256), and the kind's number."""
+
+    def __init__(self, hands: Hands, seed: int, start: int, stop: int) -> None:
+        self.hands, self.seed, self.start, self.stop = hands, seed, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        if index >= len(self):
+            raise IndexError(index)
+        scene = draw_scene(self.hands, self.seed, self.start + index)
+        return np.stack(scene[1:]), list(KINDS).index(scene.kind)
+
+
+def batches(scenes: Scenes, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the scenes in order: uint8 (N, 3, 256, 256), and their kinds, int64 (N,)."""
+    # As NumPy arrays they come through pipes: some machines have little shared memory.
+    loader = DataLoader(
+        scenes, BATCH_SIZE, num_workers=workers, collate_fn=stack, prefetch_factor=4
+    )
+    for scene_batch, kinds in loader:
+        yield torch.from_numpy(scene_batch), torch.from_numpy(kinds)
+
+
+def stack(items: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Collate scenes into one batch."""
+    scenes, kinds = zip(*items, strict=True)
+    return np.stack(scenes), np.array(kinds)
+
+
+# ---- Training ----------------------------------------------------------------------------
+
+
+def reshape(scenes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Reduce some batches to half their size and cut others to strips, as images differ in size."""
+    chance, height, place = torch.rand(3, generator=generator).tolist()
+    if chance < SMALL_SHARE:
+        return F.avg_pool2d(scenes, 2)
+    if chance < SMALL_SHARE + STRIP_SHARE:
+        rows = STRIP_HEIGHTS[int(height * len(STRIP_HEIGHTS))]
+        start = int(place * (scenes.shape[2] - rows + 1))
+        return scenes[:, :, start : start + rows]
+    return scenes
+
+
+def ink_loss(logits: torch.Tensor, ink: torch.Tensor, core: torch.Tensor) -> torch.Tensor:
+    """Return how far the logits are from the ink; all are float (N, 1, H, W).
+
+    Cross-entropy with the middle of strokes made heavy, the overlap (Dice loss, Milletari et al.
+    2016), and how much of the middle of the strokes is found (Kirchhoff et al. 2024).
+    """
+    weight = 1 + CORE_WEIGHT * core
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, ink, weight)
+    found = logits.sigmoid()
+    smooth = 20.0  # pixels, so that a scene without ink has a loss
+    overlap = (found * ink).sum((1, 2, 3))
+    both = found.sum((1, 2, 3)) + ink.sum((1, 2, 3))
+    dice = 1 - (2 * overlap + smooth) / (both + smooth)
+    recall = ((found * core).sum((1, 2, 3)) + smooth) / (core.sum((1, 2, 3)) + smooth)
+    return cross_entropy + 0.5 * dice.mean() + 0.5 * (1 - recall).mean()
+
+
+class Trainer:
+    """The network in training, with all that is needed to go on after an interruption."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        torch.manual_seed(arguments.seed)
+        self.device = arguments.device
+        self.seed, self.n_scenes = arguments.seed, arguments.scenes
+        self.n_steps = -(-arguments.scenes // BATCH_SIZE)
+        self.step = 0
+        network = InkNetwork(batch_norm=True)
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, LEARNING_RATE, total_steps=self.n_steps + 1, pct_start=0.1
+        )
+        self.loss = 0.0
+
+    def train_step(self, scenes: torch.Tensor) -> None:
+        """Take one step on a batch of scenes, uint8 (N, 3, 256, 256)."""
+        generator = torch.Generator().manual_seed(self.seed + 1 + self.step)
+        scenes = reshape(scenes.to(self.device).float() / 255, generator)
+        gray, ink, core = scenes.split(1, dim=1)
+        with autocast(self.device):
+            logits = self.network(gray)
+        loss = ink_loss(logits.float(), ink, core)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        if self.step % 20 == 0:  # a GPU must be waited for to tell
+            self.loss = loss.item()
+
+    def state(self) -> dict:
+        """Return what `restore` takes."""
+        parts = {
+            name: getattr(self, name).state_dict() for name in ("network", "optimizer", "schedule")
+        }
+        return {"step": self.step, "seed": self.seed, "scenes": self.n_scenes, **parts}
+
+    def restore(self, state: dict) -> None:
+        """Go on where a training with the same settings was interrupted."""
+        if (state["seed"], state["scenes"]) != (self.seed, self.n_scenes):
+            raise ValueError(
+                f"that training had --seed {state['seed']} --scenes {state['scenes']}; give the same"
+            )
+        for name in ("network", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+
+
+def autocast(device: str) -> contextlib.AbstractContextManager:
+    """Compute in bfloat16 where the device does so natively."""
+    enabled = computes_in_bfloat16(device)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
+
+
+def train(trainer: Trainer, hands: Hands, arguments: argparse.Namespace) -> None:
+    """Train to the end, and save the state every minute."""
+    start = trainer.step * BATCH_SIZE
+    scenes = Scenes(hands, arguments.seed, start, arguments.scenes)
+    bar = tqdm(total=arguments.scenes, initial=start, unit="scene", disable=None)
+    began = saved = reported = time.monotonic()
+    trainer.network.train()
+    for batch, _ in batches(scenes, arguments.workers):
+        trainer.train_step(batch)
+        bar.update(len(batch))
+        bar.set_postfix(loss=f"{trainer.loss:.3f}", refresh=False)
+        now = time.monotonic()
+        if bar.disable and now - reported > REPORT_EVERY:
+            reported = now
+            done = trainer.step * BATCH_SIZE
+            speed = (done - start) / (now - began)
+            print(f"{done:,} scenes, {speed:.0f} a second, loss {trainer.loss:.3f}", flush=True)
+        if now - saved > SAVE_EVERY:
+            saved = now
+            save_with_checksum(state_path(arguments.output), STATE_FORMAT, trainer.state())
+            save_ink(arguments, trainer)
+    bar.close()
+
+
+def save_ink(arguments: argparse.Namespace, trainer: Trainer) -> None:
+    """Write the weights, without batch normalization, and the command that made them."""
+    trained = InkNetwork(batch_norm=True)
+    trained.load_state_dict({k: v.cpu() for k, v in trainer.network.state_dict().items()})
+    weights = {
+        name: t.half().contiguous() for name, t in fold_batch_norm(trained).state_dict().items()
+    }
+    metadata = {
+        "command": arguments.command,
+        "scenes": min(trainer.step * BATCH_SIZE, arguments.scenes),
+    }
+    save_with_checksum(arguments.output, INK_FORMAT, {"metadata": metadata, "weights": weights})
+
+
+def load_ink(path: Path) -> InkNetwork:
+    """Read what `save_ink` wrote."""
+    network = InkNetwork().eval()
+    network.load_state_dict(load_with_checksum(path, INK_FORMAT)["weights"])
+    return network.to(memory_format=torch.channels_last)
+
+
+def state_path(output: Path) -> Path:
+    """Return where the state of an unfinished training is kept."""
+    return output.with_suffix(".training.pt")
+
+
+# ---- Evaluation --------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def evaluate(network: InkNetwork, hands: Hands, arguments: argparse.Namespace) -> list[str]:
+    """Return a table: how much of the ink of other scenes is found, by kind.
+
+    IoU is the area of the ink that is found and there, as a share of what is found or there;
+    strokes is how much of the middle of the strokes is found. A scene without a digit counts as
+    right where next to nothing is found.
+    """
+    network = network.to(arguments.device)
+    results: dict[int, list[tuple[float, float, float]]] = {}
+    scenes = Scenes(hands, EVALUATION_SEED, 0, arguments.evaluate)
+    for batch, kinds in batches(scenes, arguments.workers):
+        gray, ink, core = (batch.to(arguments.device).float() / 255).split(1, dim=1)
+        with autocast(arguments.device):
+            found = network(gray).float().sigmoid() > FOUND
+        ink, core = ink > FOUND, core > FOUND
+        share = lambda a, b: (a.sum((1, 2, 3)) + 1) / (b.sum((1, 2, 3)) + 1)  # noqa: E731
+        iou, strokes = share(found & ink, found | ink), share(found & core, core)
+        empty = (found.float().mean((1, 2, 3)) < EMPTY_INK).float()
+        rows = torch.stack([iou, strokes, empty], 1).cpu().tolist()
+        for kind, row in zip(kinds.tolist(), rows, strict=True):
+            results.setdefault(kind, []).append(row)
+    lines = [
+        "| kind | scenes | IoU | strokes found | nothing found |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for kind, rows in sorted(results.items()):
+        iou, strokes, empty = np.mean(rows, axis=0)
+        lines.append(
+            f"| {list(KINDS)[kind]} | {len(rows)} | {iou:.1%} | {strokes:.1%} | {empty:.1%} |"
+        )
+    return lines
+
+
+# ---- Command line ------------------------------------------------------------------------
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line's arguments; SystemExit with code 2 where they make no sense."""
+    parser = argparse.ArgumentParser(description="Train the network that finds the ink of digits.")
+    add = functools.partial(parser.add_argument)
+    add("--scenes", type=int, default=200_000, help="how many to train on [%(default)s]")
+    add("--seed", type=int, default=0, help="of the scenes and of the first weights [0]")
+    add("--device", default="auto", help="cpu, cuda or mps; by default a GPU if there is one")
+    add("--workers", type=int, default=os.cpu_count(), help="processes that draw [one a core]")
+    add("--output", type=Path, default=PROJECT_DIR / "weights" / "ink.pt", help="where weights go")
+    add("--data-dir", default=PROJECT_DIR / "data", help="the folder of MNIST")
+    add("--evaluate", type=int, default=2000, help="scenes of another seed to evaluate on [2000]")
+    add("--resume", action="store_true", help="go on with a training that was interrupted")
+    add("--sample", action="store_true", help="a minute's run on the bundled digits, for tests")
+    arguments = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments.command = " ".join(["python -m training.train_ink", *given])
+    if arguments.sample:
+        arguments.scenes, arguments.evaluate = min(arguments.scenes, 480), 100
+    if arguments.scenes < BATCH_SIZE or arguments.workers < 0 or arguments.evaluate < 1:
+        parser.error(f"--scenes must be at least {BATCH_SIZE}, --workers 0, --evaluate 1")
+    if arguments.device == "auto":
+        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = parse_arguments(argv)
+    try:
+        began = time.monotonic()
+        digits, _ = load_data(arguments.data_dir, arguments.sample)
+        hands = load_hands(digits.images, count=500 if arguments.sample else 10000)
+        print(
+            f"strokes of {len(hands.digits):,} digits in {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
+        trainer = Trainer(arguments)
+        if arguments.resume:
+            trainer.restore(load_with_checksum(state_path(arguments.output), STATE_FORMAT))
+        train(trainer, hands, arguments)
+        save_ink(arguments, trainer)
+        state_path(arguments.output).unlink(missing_ok=True)
+        print(*evaluate(load_ink(arguments.output), hands, arguments), sep="\n", flush=True)
+        print(f"{arguments.output}: {time.monotonic() - began:.0f} s")
+        return 0
+    except KeyboardInterrupt:
+        print("train_ink.py: interrupted; --resume goes on", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
+        print(f"train_ink.py: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
