@@ -65,7 +65,12 @@ def batches(scenes: Scenes, workers: int) -> Iterator[tuple[torch.Tensor, torch.
     """Yield the scenes in order: uint8 (N, 3, 256, 256), and their kinds, int64 (N,)."""
     # As NumPy arrays they come through pipes: some machines have little shared memory.
     loader = DataLoader(
-        scenes, BATCH_SIZE, num_workers=workers, collate_fn=stack, prefetch_factor=4
+        scenes,
+        BATCH_SIZE,
+        num_workers=workers,
+        collate_fn=stack,
+        pin_memory=torch.cuda.is_available(),  # another thread takes them out of the pipes
+        prefetch_factor=4 if workers else None,
     )
     for scene_batch, kinds in loader:
         yield torch.from_numpy(scene_batch), torch.from_numpy(kinds)
@@ -156,7 +161,7 @@ class Trainer:
         """Go on where a training with the same settings was interrupted."""
         if (state["seed"], state["scenes"]) != (self.seed, self.n_scenes):
             raise ValueError(
-                f"that training had --seed {state['seed']} --scenes {state['scenes']}; give the same"
+                f"it was --seed {state['seed']} --scenes {state['scenes']}: give these with --resume"
             )
         for name in ("network", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
