@@ -154,34 +154,29 @@ def drawn(kind: str, rng: np.random.Generator) -> Strokes:
     return synthetic.vary(strokes, rng)
 
 
-# Signs beside digits that are 1 high, from y = 0.
-SIGNS: dict[str, Callable[[], Strokes]] = {
-    "+": lambda: [line((0, 0.5), (0.6, 0.5)), line((0.3, 0.2), (0.3, 0.8))],
-    "-": lambda: [line((0, 0.5), (0.5, 0.5))],
-    "--": lambda: [line((0, 0.6), (1.6, 0.55))],
-    "=": lambda: [line((0, 0.38), (0.6, 0.38)), line((0, 0.62), (0.6, 0.62))],
-    "x": lambda: [line((0, 0.3), (0.45, 0.75)), line((0.45, 0.3), (0, 0.75))],
-    "/": lambda: [line((0.5, -0.1), (0, 1.1))],
-    "(": lambda: [curve((0.25, -0.1), (0.02, 0.25), (0.02, 0.75), (0.25, 1.1))],
-    ")": lambda: [curve((0, -0.1), (0.23, 0.25), (0.23, 0.75), (0, 1.1))],
-    ".": lambda: [line((0, 0.98), (0.03, 1))],
-    ",": lambda: [line((0.08, 0.92), (0.06, 1.02), (0, 1.15))],
-    ":": lambda: [line((0, 0.35), (0.02, 0.36)), line((0, 0.9), (0.02, 0.92))],
-    "%": lambda: [line((0.8, 0), (0.1, 1)), oval(0, 0, 0.3, 0.35), oval(0.6, 0.65, 0.3, 0.35)],
-    "*": lambda: [
-        line((0.2, 0), (0.2, 0.4)),
-        line((0, 0.1), (0.4, 0.3)),
-        line((0.4, 0.1), (0, 0.3)),
-    ],
-    "€": lambda: [
-        oval(0.1, 0, 0.8, 1, 50, 260),
-        line((0, 0.4), (0.6, 0.4)),
-        line((0, 0.6), (0.6, 0.6)),
-    ],
-    "$": lambda: [
-        curve((0.6, 0.15), (0.3, 0), (0, 0.25), (0.3, 0.5), (0.6, 0.75), (0.3, 1), (0, 0.85)),
-        line((0.3, -0.15), (0.3, 1.15)),
-    ],
+# Signs beside digits: the points of straight strokes, x and y on a grid where a digit is 9 high.
+SIGN_TABLE = """
++  04 64 | 31 37
+-  04 54
+_  06 96
+=  03 63 | 06 66
+x  03 47 | 43 07
+/  50 41 08 09
+(  30 12 04 05 17 39
+)  00 22 34 35 27 09
+.  08 09
+,  18 19 09
+:  03 04 | 08 09
+%  70 19 | 01 10 21 12 01 | 67 76 87 78 67
+*  20 24 | 01 43 | 41 03
+€  71 50 31 13 16 38 59 78 | 04 54 | 05 55
+$  62 41 12 03 34 55 66 58 28 07 | 30 39
+"""
+SIGNS = {
+    row[0]: [
+        np.array([[int(x), int(y)] for x, y in stroke.split()]) / 9 for stroke in row[1:].split("|")
+    ]
+    for row in SIGN_TABLE.strip().splitlines()
 }
 
 
@@ -240,28 +235,29 @@ class Sheet:
     def write_digit(self, scale: float, x: float, y: float) -> float:
         """Write a digit whose upper left corner is at (x, y); return its width."""
         strokes, width, height = self.digit()
-        width, height = width * scale, height * scale
-        y += max(0, (scale - height) / 2)
+        y += (1 - height) / 2 * scale
         self.write(strokes, scale, x, y, digit=True)
-        self.boxes.append((x, y, x + width, y + height))
-        return width
+        self.boxes.append((x, y, x + width * scale, y + height * scale))
+        return width * scale
+
+    def write_sign(self, name: str, scale: float, x: float, y: float) -> float:
+        """Write a sign, as digits are written that are `scale` pixels high; return its width."""
+        stretch = self.rng.uniform(0.75, 1.25, 2)
+        sign = [stroke * stretch + self.rng.normal(0, 0.02, stroke.shape) for stroke in SIGNS[name]]
+        self.write(sign, scale, x, y, digit=False)
+        return np.ptp(np.concatenate(sign)[:, 0]) * scale
 
     def one_digit(self) -> None:
-        """Write one digit, from small to as large as the sheet."""
+        """Write one digit, from small to as large as the sheet, in the middle or anywhere."""
         rng = self.rng
         self.choose_pen(log_uniform(rng, min(max(18, 9 * self.pixel), 230), 245))
-        strokes, width, height = self.digit()
-        width, height = width * self.height, height * self.height
-        free_x, free_y = SIZE - width - self.pen, SIZE - height - self.pen
-        if rng.random() < 0.5:
-            x, y = free_x / 2 + rng.normal(0, 10), free_y / 2 + rng.normal(0, 10)
-        else:
-            x, y = rng.uniform(0, 1) * free_x, rng.uniform(0, 1) * free_y
-        x, y = x + self.pen / 2, y + self.pen / 2
+        free = SIZE - self.height - self.pen
+        x, y = free / 2 + (
+            rng.normal(0, 10, 2) if rng.random() < 0.5 else free * rng.uniform(-0.5, 0.5, 2)
+        )
         if rng.random() < 0.06:  # cut by the edge
-            x += rng.choice([-1, 1]) * rng.uniform(0, 0.6) * width
-        self.write(strokes, self.height, x, y, digit=True)
-        self.boxes.append((x, y, x + width, y + height))
+            x += rng.choice([-1, 1]) * free
+        self.write_digit(self.height, x + self.pen / 2, y + self.pen / 2)
 
     def lines(self, signs: float = 0.0, min_height: float = 12, max_lines: int = 30) -> None:
         """Write lines of digits, some of which touch; `signs` is how frequent signs are."""
@@ -276,9 +272,7 @@ class Sheet:
                 scale = height * rng.uniform(0.8, 1.15)
                 top = y + tilt * x + rng.normal(0, 0.05) * height
                 if rng.random() < signs:
-                    sign = SIGNS[rng.choice(list(SIGNS))]()
-                    self.write(shaken(sign, rng), scale, x, top, digit=False)
-                    width = np.ptp(np.concatenate(sign)[:, 0]) * scale
+                    width = self.write_sign(rng.choice(list(SIGNS)), scale, x, top)
                 else:
                     width = self.write_digit(scale, x, top)
                 x += width + self.pen + height * max(-0.12, gap + rng.normal(0, 0.1))
@@ -321,17 +315,17 @@ class Sheet:
         """Print words in a font, where no digit is."""
         rng = self.rng
         letters = list("aabcdeeefghiijklmnnoprrsttuvwxyzABCDEFGHIJKLMNOPRSTUVWXYZ")
-        page = Image.new("L", (SIZE, SIZE))
-        size = log_uniform(rng, 8, 40)
+        page, size = Image.new("L", (SIZE, SIZE)), log_uniform(rng, 8, 40)
         font, bold = print_font(round(size)), int(rng.random() < 0.2 and size > 14)
+        draw = ImageDraw.Draw(page)
         for _ in range(count):
-            words = [
+            text = " ".join(
                 "".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(rng.integers(1, 5))
-            ]
+            )
             place = rng.uniform(-10, SIZE - 20), rng.uniform(-5, SIZE - 10)
-            box = ImageDraw.Draw(page).textbbox(place, " ".join(words), font=font)
+            box = draw.textbbox(place, text, font=font)
             if self.is_free(box):
-                ImageDraw.Draw(page).text(place, " ".join(words), 255, font, stroke_width=bold)
+                draw.text(place, text, 255, font, stroke_width=bold)
                 self.taken.append(box)
         self.printed = np.maximum(self.printed, np.asarray(page, np.float32) / 255)
 
@@ -340,12 +334,6 @@ class Sheet:
 def print_font(size: int) -> ImageFont.FreeTypeFont:
     """Return the font that comes with Pillow: there may be no other."""
     return ImageFont.load_default(size)
-
-
-def shaken(strokes: Strokes, rng: np.random.Generator) -> Strokes:
-    """Return strokes as a hand writes them."""
-    stretch = rng.uniform(0.75, 1.25, 2)
-    return [s * stretch + rng.normal(0, 0.02, s.shape) for s in strokes]
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
@@ -469,42 +457,43 @@ def photo(hands: Hands, rng: np.random.Generator) -> np.ndarray:
 def things(rng: np.random.Generator) -> np.ndarray:
     """Faces, hands and other things, as shaded shapes: float (256, 256), about 0..1."""
     values = rng.uniform(0, 1) + clouds(rng, 4) * rng.uniform(0, 0.15)
-    kind = rng.integers(3)
-    for _ in range(rng.integers(1, 7) if kind == 0 else 1):
-        x, y, size = *rng.uniform(50, 206, 2), log_uniform(rng, 20, 110)
-        shapes = []  # points, width, tone
-        tone = rng.uniform(0, 1)
-        if kind == 0:  # a thing: a polygon, a ball or a stick
-            corners = oval(x - size, y - size, 2 * size, size * rng.uniform(0.5, 2))
-            corners = corners[:: rng.integers(1, 6)] + rng.normal(0, 0.1, 2) * size
-            stick = np.array([(x, y), rng.uniform(0, SIZE, 2)])
-            shapes.append((stick, size * 0.3, tone) if rng.random() < 0.3 else (corners, 0, tone))
-        elif kind == 1:  # a hand
-            fan = rng.uniform(0, TURN)
-            shapes.append((oval(x - 0.5 * size, y - 0.5 * size, size, size * 1.1), 0, tone))
-            for finger in range(5):
-                angle = fan + (finger - 2) * rng.uniform(0.3, 0.5)
-                tip = size * rng.uniform(1, 1.5) * np.array([math.cos(angle), math.sin(angle)])
-                shapes.append((np.array([(x, y), tip + (x, y)]), size * 0.27, tone))
-        else:  # a face
-            shapes.append((oval(x - size, y - 1.3 * size, 2 * size, 2.4 * size), 0, 1 - tone))
-            shapes.append((oval(x - 0.8 * size, y - size, 1.6 * size, 2 * size), 0, tone))
-            for side in (-1, 1):
-                eye = oval(x + side * 0.35 * size - 8, y - 0.3 * size, 0.25 * size, 0.15 * size)
-                shapes.append((eye, 0, rng.uniform(0, 1)))
-            mouth = oval(x - 0.3 * size, y + 0.2 * size, 0.6 * size, 0.4 * size, 20, 140)
-            shapes.append((mouth, size * 0.08, tone * 0.5))
-        for points, width, shade in shapes:
-            canvas = Image.new("L", (SIZE, SIZE))
-            if width:
-                shape = coverage([(points, width)], fine=1)
-            else:
-                ImageDraw.Draw(canvas).polygon([tuple(p) for p in points.tolist()], 255)
-                shape = np.asarray(canvas, np.float32) / 255
-            slope = COLUMNS * rng.uniform(-1, 1) + ROWS * rng.uniform(-1, 1)
-            values = values * (1 - shape) + shape * (shade + 0.6 * slope)
-    values = ndimage.gaussian_filter(values, rng.uniform(0.3, 3))
-    return values + grain(rng) * rng.uniform(0, 0.04)
+    for points, width, tone in thing(rng) + (thing(rng) if rng.random() < 0.5 else []):
+        shape = coverage([(points, width)], fine=1) if width else filled(points)
+        slope = COLUMNS * rng.uniform(-1, 1) + ROWS * rng.uniform(-1, 1)
+        values = values * (1 - shape) + shape * (tone + 0.6 * slope)
+    return ndimage.gaussian_filter(values, rng.uniform(0.3, 3)) + grain(rng) * rng.uniform(0, 0.04)
+
+
+def thing(rng: np.random.Generator) -> list[tuple[np.ndarray, float, float]]:
+    """Return the shapes of a hand, a face or something: points, the width or 0, the gray value."""
+    kind, size, tone = rng.integers(3), log_uniform(rng, 20, 110), rng.uniform(0, 1)
+
+    def ellipse(x: float, y: float, width: float, height: float, *arc: float) -> np.ndarray:
+        return oval(x - width / 2, y - height / 2, width, height, *arc)
+
+    if kind == 0:
+        fan, bend = rng.uniform(0, TURN), rng.uniform(0.3, 0.5)
+        shapes = [(ellipse(0, 0, 1, 1.1), 0, tone)]
+        for angle in fan + bend * np.arange(-2, 3):
+            tip = rng.uniform(1, 1.5) * np.array([math.cos(angle), math.sin(angle)])
+            shapes.append((np.array([(0, 0), tip]), 0.27 * size, tone))
+    elif kind == 1:
+        shapes = [(ellipse(0, 0, 2, 2.4), 0, 1 - tone), (ellipse(0, 0.05, 1.6, 2), 0, tone)]
+        eye = rng.uniform(0, 1)
+        shapes += [(ellipse(x, -0.3, 0.25, 0.15), 0, eye) for x in (-0.35, 0.35)]
+        shapes.append((ellipse(0, 0.4, 0.6, 0.4, 20, 140), 0.08 * size, tone / 2))
+    else:
+        outline = ellipse(0, 0, 2, rng.uniform(0.5, 3))[:: rng.integers(1, 6)]
+        shapes = [(outline, 0, tone), (rng.normal(0, 1, (2, 2)), 0.3 * size, rng.uniform(0, 1))]
+    place = rng.uniform(40, SIZE - 40, 2)
+    return [(points * size + place, width, shade) for points, width, shade in shapes]
+
+
+def filled(corners: np.ndarray) -> np.ndarray:
+    """Return a polygon as an image: float (256, 256), 1 inside."""
+    canvas = Image.new("L", (SIZE, SIZE))
+    ImageDraw.Draw(canvas).polygon([tuple(corner) for corner in corners.tolist()], 255)
+    return np.asarray(canvas, np.float32) / 255
 
 
 # ---- Kinds of scenes ---------------------------------------------------------------------
@@ -526,38 +515,31 @@ def form(sheet: Sheet) -> None:
     rng = sheet.rng
     sheet.one_digit() if rng.random() < 0.6 else sheet.lines(max_lines=rng.integers(1, 4))
     left, top, right, bottom = sheet.bounds()
-    height = sheet.height
-    gap, tilt = rng.uniform(-0.05, 0.4) * height + sheet.pen, rng.normal(0, 0.02)
+    height, shape = sheet.height, rng.integers(6)
+    gap, rise = rng.uniform(-0.05, 0.4) * height + sheet.pen, rng.normal(0, 0.03) * (right - left)
     width = max(sheet.pixel, log_uniform(rng, 0.01, 0.12) * height)
     around = (left - gap, top - gap, right + gap, bottom + gap * rng.uniform(0.6, 1.4))
-    shape = rng.integers(6)
-    if shape == 0:
-        sheet.rectangle(around, width, tilt)
-    elif shape == 1:  # a comb, or a table whose cells hold the digits
-        columns = [left - gap, *[box[2] + gap / 3 for box in sheet.boxes], right + gap]
-        for x in columns if len(sheet.boxes) < 20 else columns[:2]:
-            start = top - gap if rng.random() < 0.8 else bottom - 0.2 * height
+    if shape <= 1:
+        sheet.rectangle(around, width, rise if shape else 0)
+    if shape == 0 and len(sheet.boxes) < 20:  # a comb, or a table whose cells hold the digits
+        start = top - gap if rng.random() < 0.7 else bottom - 0.2 * height
+        for x in (box[2] + gap / 3 for box in sheet.boxes):
             sheet.other.append((line((x, start), (x, bottom + gap)), width))
-        sheet.rectangle(around, width)
     elif shape == 2:  # a ring
         wide, high = 0.2 * height + gap, 0.15 * height + gap
-        ring = oval(left - wide, top - high, right - left + 2 * wide, bottom - top + 2 * high,
-                    rng.uniform(0, 360), rng.uniform(320, 380))  # fmt: skip
-        sheet.other.append((shaken([ring], rng)[0] * 0 + ring, max(width, sheet.pen / 2)))
+        box = (left - wide, top - high, right - left + 2 * wide, bottom - top + 2 * high)
+        ring = oval(*box, rng.uniform(0, 360), rng.uniform(320, 380))
+        sheet.other.append((ring, max(width, sheet.pen / 2)))
     elif shape == 3:  # printed or drawn lines, that may touch
-        for y in (bottom + rng.uniform(-0.1, 0.3) * height, top - rng.uniform(-0.05, 0.3) * height):
-            rise = rng.normal(0, 0.03) * (right - left)
+        levels = bottom + rng.uniform(-0.1, 0.3) * height, top - rng.uniform(-0.05, 0.3) * height
+        for y in levels[: 1 + (rng.random() < 0.3)]:
             sheet.other.append((line((left - 2 * gap, y), (right + 2 * gap, y + rise)), width))
-            if rng.random() < 0.7:
-                break
-    elif shape == 4:  # a bar beside or below, as wide as it likes
+    elif shape == 4:  # a bar beside or below
         x, y = right + gap + 3 * width, bottom + gap + 3 * width
-        upright = rng.random() < 0.5
-        bar = line((x, 0), (x, SIZE)) if upright else line((0, y), (SIZE, y))
+        bar = line((x, 0), (x, SIZE)) if rng.random() < 0.5 else line((0, y), (SIZE, y))
         sheet.other.append((bar, 4 * width))
-    else:  # printed boxes elsewhere too
-        for _ in range(rng.integers(1, 6)):
-            x, y = rng.uniform(-20, SIZE, 2)
+    elif shape == 5:  # printed boxes elsewhere
+        for x, y in rng.uniform(-20, SIZE, (rng.integers(1, 6), 2)):
             box = (x, y, x + rng.uniform(10, 120), y + rng.uniform(10, 60))
             if sheet.is_free(box):
                 sheet.rectangle(box, max(1, width / 2))
@@ -569,36 +551,29 @@ def amount(sheet: Sheet) -> None:
     """An amount of money: large digits that join, signs, printed lines that touch them."""
     rng = sheet.rng
     sheet.choose_pen(log_uniform(rng, 26, 90))
-    height, tilt = sheet.height, rng.normal(0, 0.04)
-    gap = rng.uniform(-0.1, 0.25)
-    x, y = rng.uniform(-0.1, 0.25) * SIZE, rng.uniform(0.1, max(0.15, 0.9 - height / SIZE)) * SIZE
-    y -= tilt * SIZE / 2
-    currency = rng.choice(["$", "€", "=", "*", "(", ""])
-    if currency and rng.random() < 0.4:
-        sheet.write(shaken(SIGNS[currency](), rng), height, x, y, digit=False)
-        x += height * rng.uniform(0.8, 1.1)
+    height, tilt, gap = sheet.height, rng.normal(0, 0.04), rng.uniform(-0.1, 0.25)
+    x, y = rng.uniform(-0.1, 0.25) * SIZE, rng.uniform(0.1, 0.9) * (SIZE - height) - tilt * SIZE / 2
+    if rng.random() < 0.3:
+        x += sheet.write_sign(rng.choice(list("$€=*(")), height, x, y) + 0.2 * height
     for _ in range(rng.integers(2, 10)):
         scale = height * rng.uniform(0.65, 1.15)
         top = y + tilt * x + height - scale * rng.uniform(0.9, 1.05)
-        ended = x
         x += sheet.write_digit(scale, x, top)
         if rng.random() < 0.15:  # a stroke that joins it to the next
-            join = curve((x - 0.1 * scale, top + rng.uniform(0, 1) * scale), (x, top + 0.4 * scale),
-                         (x + 0.2 * height, top + rng.uniform(0, 1) * scale))  # fmt: skip
+            ends = top + scale * rng.uniform(0, 1, 2)
+            join = curve(
+                (x - 0.1 * scale, ends[0]), (x, top + 0.4 * scale), (x + 0.2 * height, ends[1])
+            )
             sheet.digits.append((join, sheet.pen))
         x += sheet.pen + height * max(-0.2, gap + rng.normal(0, 0.08))
         if rng.random() < 0.2:
-            sign = rng.choice([".", ",", ".", "-", "/"])
-            sheet.write(shaken(SIGNS[sign](), rng), height, x, y + tilt * x, digit=False)
-            x += 0.15 * height + 0.3 * height * (sign in "-/")
-        if x > SIZE or ended > SIZE:
+            x += sheet.write_sign(rng.choice(list("..,-/")), height, x, y + tilt * x) + sheet.pen
+        if x > SIZE:
             break
-    if rng.random() < 0.5:  # a dash that fills the field, or "=="
-        dash = shaken(SIGNS[rng.choice(["--", "=", "-"])](), rng)
-        sheet.write(dash, height, x + 0.1 * height, y + tilt * x, digit=False)
+    if rng.random() < 0.5:  # what fills the field
+        sheet.write_sign(rng.choice(list("_=-")), height, x + 0.1 * height, y + tilt * x)
     width = max(sheet.pixel, rng.uniform(0.6, 3))
-    below = y + height * rng.uniform(0.85, 1.3)
-    above = y - height * rng.uniform(-0.1, 0.4)
+    below, above = y + height * rng.uniform(0.85, 1.3), y - height * rng.uniform(-0.1, 0.4)
     for level, chance in ((below, 0.7), (above, 0.35)):
         if rng.random() < chance:
             sheet.other.append((line((-5, level), (SIZE + 5, level + rng.normal(0, 4))), width))
@@ -650,18 +625,16 @@ def words(sheet: Sheet) -> None:
     else:
         sheet.words(rng.integers(1, 9), ("word", "word", "letter"))
     for _ in range(rng.integers(0, 4)):
-        strokes = shaken(SIGNS[rng.choice([s for s in SIGNS if s not in "/("])](), rng)
-        sheet.write(strokes, log_uniform(rng, 30, 150), *rng.uniform(0, 200, 2), digit=False)
+        name = rng.choice(list("+-=x)%*€$"))  # no slash: alone it is a 1
+        sheet.write_sign(name, log_uniform(rng, 30, 150), *rng.uniform(0, 200, 2))
 
 
 def empty(sheet: Sheet) -> None:
     """A paper, perhaps ruled, with a shadow, a box or a few lines, and nothing on it."""
     rng = sheet.rng
     if rng.random() < 0.4:
-        x, y = rng.uniform(0, 150, 2)
-        sheet.rectangle(
-            (x, y, x + rng.uniform(20, 200), y + rng.uniform(20, 200)), rng.uniform(1, 8)
-        )
+        corner, size = rng.uniform(0, 150, 2), rng.uniform(20, 200, 2)
+        sheet.rectangle((*corner, *(corner + size)), rng.uniform(1, 8))
     for _ in range(rng.integers(0, 3)):
         ends = rng.uniform(0, SIZE, (2, 2))
         ends[1, 1] = ends[0, 1] + rng.normal(0, 10)  # level: upright, it would be a 1
@@ -727,10 +700,8 @@ def draw_scene(hands: Hands, seed: int, index: int, kind: str = "") -> Scene:
 def on_screen(sheet: Sheet, ink: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draw as programs do: clean, with smooth edges or, of few pixels, without."""
     rng = sheet.rng
-    ground, tone = (
-        1 - rng.choice([0, 0, 0, rng.uniform(0, 0.3)]),
-        rng.choice([0, 0, rng.uniform(0, 0.5)]),
-    )
+    ground = 1 - rng.choice([0, 0, 0, rng.uniform(0, 0.3)])
+    tone = rng.choice([0, 0, rng.uniform(0, 0.5)])
     if sheet.pixel > 1:
         side = round(SIZE / sheet.pixel)
         smooth = side < 16 or rng.random() < 0.4
@@ -774,11 +745,8 @@ def on_paper(
     elif not easy:
         image -= ground_pattern(sheet, kind) * contrast
     if kind not in ("texture", "photo"):
-        pressed = (
-            1 - rng.uniform(0, 0.35) * (clouds(rng, rng.choice([20, 60, 128])).clip(0, 1))
-            if rng.random() < 0.4
-            else 1
-        )
+        dry = rng.uniform(0, 0.35) if rng.random() < 0.4 else 0
+        pressed = 1 - dry * clouds(rng, rng.choice([20, 60, 128])).clip(0, 1)
         shade = tone + (paper - tone) * rng.uniform(0, 0.6) if rng.random() < 0.6 else tone
         image += other * (shade - image)
         laid = ink
@@ -805,9 +773,8 @@ def ground_pattern(sheet: Sheet, kind: str) -> np.ndarray:
     if rng.random() < 0.1:  # what is written on the other side
         behind = Sheet(sheet.hands, rng)
         behind.lines(max_lines=3)
-        pattern += ndimage.gaussian_filter(coverage(behind.digits, 1)[:, ::-1], 1) * rng.uniform(
-            0, 0.25
-        )
+        shadow = ndimage.gaussian_filter(coverage(behind.digits, fine=1)[:, ::-1], 1)
+        pattern += shadow * rng.uniform(0, 0.25)
     if rng.random() < 0.1:  # creases, brighter on one side
         crease = np.tanh((along(rng, rng.uniform(0, TURN), 0, 0.1) - rng.uniform(-90, 90)) / 3)
         pattern += rng.uniform(0.05, 0.3) * (crease**2 < 0.5) * np.sign(crease)
@@ -830,21 +797,23 @@ def on_table(sheet: Sheet, image: np.ndarray, ink: np.ndarray) -> tuple[np.ndarr
     """Cut the paper out and lay it on something else: its edges are at random places."""
     rng = sheet.rng
     left, top, right, bottom = sheet.bounds()
-    margin = 0.1 * sheet.height + sheet.pen
-    sides = np.array([left, top, SIZE - right, SIZE - bottom]) - margin
-    left, top, right, bottom = rng.uniform(-0.3, 1, 4) * sides.clip(0)
-    corners = np.array(
-        [(left, top), (SIZE - right, top), (SIZE - right, SIZE - bottom), (left, SIZE - bottom)]
-    )
+    room = np.array([left, top, SIZE - right, SIZE - bottom]) - 0.1 * sheet.height - sheet.pen
+    left, top, right, bottom = rng.uniform(-0.3, 1, 4) * room.clip(0) * [1, 1, -1, -1] + [
+        0,
+        0,
+        SIZE,
+        SIZE,
+    ]
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     corners += rng.normal(0, rng.choice([0, 3]), (4, 2))
-    mask = Image.new("L", (SIZE, SIZE))
-    ImageDraw.Draw(mask).polygon([tuple(corner) for corner in corners.tolist()], 255)
-    mask = ndimage.gaussian_filter(np.asarray(mask, np.float32) / 255, rng.uniform(0.3, 1.5))
+    mask = ndimage.gaussian_filter(filled(corners), rng.uniform(0.3, 1.5))
     kind = rng.random()
     if kind < 0.4:
         table = rng.choice([0, 1, rng.uniform(0, 1)]) + clouds(rng, 4) * rng.uniform(0, 0.1)
     else:
-        table = texture(rng) if kind < 0.8 else photo(sheet.hands, rng)
+        table = (
+            texture(rng) if kind < 0.7 else photo(sheet.hands, rng) if kind < 0.85 else things(rng)
+        )
     return image * mask + table * (1 - mask), ink * (mask > 0.5)
 
 
@@ -886,8 +855,8 @@ def fewer_pixels(sheet: Sheet, image: np.ndarray, ink: np.ndarray) -> tuple[np.n
     """Take the picture with few pixels, and enlarge it."""
     side = round(SIZE / sheet.pixel)
     way = sheet.rng.choice([Image.NEAREST, Image.BILINEAR, Image.BICUBIC])
-    both = [
+    small = [
         Image.fromarray(a.astype(np.float32)).resize((side, side), Image.BOX) for a in (image, ink)
     ]
-    image, ink = (np.asarray(small.resize((SIZE, SIZE), way)) for small in both)
+    image, ink = (np.asarray(picture.resize((SIZE, SIZE), way)) for picture in small)
     return image, ink

@@ -147,7 +147,7 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         self.step += 1
-        if self.step % 20 == 0:  # a GPU must be waited for to tell
+        if self.step % 20 == 1:  # a GPU must be waited for to tell
             self.loss = loss.item()
 
     def state(self) -> dict:
@@ -160,9 +160,8 @@ class Trainer:
     def restore(self, state: dict) -> None:
         """Go on where a training with the same settings was interrupted."""
         if (state["seed"], state["scenes"]) != (self.seed, self.n_scenes):
-            raise ValueError(
-                f"it was --seed {state['seed']} --scenes {state['scenes']}: give these with --resume"
-            )
+            settings = f"--seed {state['seed']} --scenes {state['scenes']}"
+            raise ValueError(f"the training to resume had {settings}; give these")
         for name in ("network", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
