@@ -484,7 +484,7 @@ def thing(rng: np.random.Generator) -> list[tuple[np.ndarray, float, float]]:
         shapes.append((ellipse(0, 0.4, 0.6, 0.4, 20, 140), 0.08 * size, tone / 2))
     else:
         outline = ellipse(0, 0, 2, rng.uniform(0.5, 3))[:: rng.integers(1, 6)]
-        shapes = [(outline, 0, tone), (rng.normal(0, 1, (2, 2)), 0.3 * size, rng.uniform(0, 1))]
+        shapes = [(outline, 0, tone), (rng.normal(0, 1, (2, 2)), 0.8 * size, rng.uniform(0, 1))]
     place = rng.uniform(40, SIZE - 40, 2)
     return [(points * size + place, width, shade) for points, width, shade in shapes]
 
