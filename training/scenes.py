@@ -255,9 +255,12 @@ class Sheet:
         x, y = free / 2 + (
             rng.normal(0, 10, 2) if rng.random() < 0.5 else free * rng.uniform(-0.5, 0.5, 2)
         )
-        if rng.random() < 0.06:  # cut by the edge
-            x += rng.choice([-1, 1]) * free
         self.write_digit(self.height, x + self.pen / 2, y + self.pen / 2)
+        if rng.random() < 0.06:  # cut by the edge
+            left, _, right, _ = self.bounds()
+            hidden = rng.uniform(0, 0.5) * (right - left)
+            shift = -left - hidden if rng.random() < 0.5 else SIZE - right + hidden
+            self.digits = [(stroke + (shift, 0), width) for stroke, width in self.digits]
 
     def lines(self, signs: float = 0.0, min_height: float = 12, max_lines: int = 30) -> None:
         """Write lines of digits, some of which touch; `signs` is how frequent signs are."""
