@@ -257,10 +257,11 @@ class Sheet:
         )
         self.write_digit(self.height, x + self.pen / 2, y + self.pen / 2)
         if rng.random() < 0.06:  # cut by the edge
-            left, _, right, _ = self.bounds()
+            left, top, right, bottom = self.bounds()
             hidden = rng.uniform(0, 0.5) * (right - left)
-            shift = -left - hidden if rng.random() < 0.5 else SIZE - right + hidden
-            self.digits = [(stroke + (shift, 0), width) for stroke, width in self.digits]
+            shift = np.array([-left - hidden if rng.random() < 0.5 else SIZE - right + hidden, 0])
+            self.digits = [(stroke + shift, width) for stroke, width in self.digits]
+            self.boxes = [(left + shift[0], top, right + shift[0], bottom)]
 
     def lines(self, signs: float = 0.0, min_height: float = 12, max_lines: int = 30) -> None:
         """Write lines of digits, some of which touch; `signs` is how frequent signs are."""
