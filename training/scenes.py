@@ -2,12 +2,12 @@
 
     hands = load_hands(digits.images)
     scene = draw_scene(hands, seed=0, index=7)
-    scene.kind, scene.image, scene.ink, scene.core  # "ruled", three times uint8 (256, 256)
+    scene.kind, scene.image, scene.ink  # "ruled", twice uint8 (256, 256)
 
-A scene is drawn as a person would make it. Strokes are written with a pen, among other things
-that are drawn or printed, on a paper; light falls on it, and a camera takes a picture. What the
-strokes of digits cover is known exactly: it is what `training/train_ink.py` teaches a network to
-find. In a quarter of the scenes there is no digit, and nothing to find.
+A scene is drawn as a person would make it. Digits are written with a pen, among other things that
+are drawn or printed, on a paper; light falls on it, and a camera takes a picture. What the strokes
+of digits cover is known exactly: `training/train_ink.py` teaches a network to find it. In a
+quarter of the scenes there is no digit, and nothing to find.
 """
 
 import functools
@@ -21,13 +21,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from training import synthetic
-from training.synthetic import Strokes, curve, line, oval
+from training.papers import SIZE, Random, clouds, coverage, filled, lit, log_uniform, photo, texture
+from training.strokes import SIGNS, Segments, digit_strokes, drawn, segments, unit
+from training.synthetic import oval
 
-SIZE = 256  # pixels a side
-FINE = 4  # a pen draws on a canvas that is so many times as large
-TURN = 2 * math.pi
-Width = float | np.ndarray  # of a pen, in pixels: all along a stroke, or at each of its points
+FEW_CELLS = 20  # digits; more are in no comb
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -37,301 +35,250 @@ class Scene(NamedTuple):
     kind: str
     image: np.ndarray  # uint8 (256, 256), gray
     ink: np.ndarray  # uint8 (256, 256): how much of each pixel the strokes of digits cover
-    core: np.ndarray  # uint8 (256, 256): the middle of the strokes, about a pixel wide
 
 
 class Hands(NamedTuple):
     """What scenes are made from."""
 
-    digits: list[Strokes]  # of MNIST's training digits, 1 high or wide
+    digits: list[Segments]  # of MNIST's training digits, 1 high or wide
     photos: list[np.ndarray]  # uint8 (H, W)
 
 
-# ---- Strokes -----------------------------------------------------------------------------
-
-GRID = 3  # digits are thinned on a grid so many times as fine as their pixels
-SKIP = 3  # every so many points of the grid, a stroke has one
-
-
-def load_hands(images: torch.Tensor, count: int = 10000) -> Hands:
-    """Take the strokes from digits, uint8 (N, 28, 28), and get scikit-learn's two photos."""
+def load_hands(images: torch.Tensor, count: int = 6000) -> Hands:
+    """Take the strokes of some digits, uint8 (N, 28, 28), and get scikit-learn's two photos."""
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
-    digits = []
-    for some in np.array_split(images.numpy()[chosen], max(1, count // 250)):
-        digits += [strokes for thin in thinned(some) if (strokes := traced(thin))]
     try:
         from sklearn.datasets import load_sample_images  # a development dependency
 
         photos = [photo.mean(axis=2).astype(np.uint8) for photo in load_sample_images().images]
     except ImportError:
         photos = []
-    return Hands(digits, photos)
-
-
-def thinned(images: np.ndarray) -> np.ndarray:
-    """Thin the ink of images, uint8 (N, 28, 28), to lines on a finer grid (Zhang, Suen 1984)."""
-    fine = ndimage.zoom(np.pad(images, ((0, 0), (2, 2), (2, 2))), (1, GRID, GRID), order=1)
-    fine = ndimage.gaussian_filter(fine.astype(np.float32), (0, GRID / 2, GRID / 2))
-    ink = fine > 0.5 * fine.max(axis=(1, 2), keepdims=True)
-    ink[:, [0, -1]] = ink[:, :, [0, -1]] = False
-    width = ink.shape[2]
-    # The neighbours of a pixel, clockwise from the one above, as a number of eight bits.
-    steps = (-width, 1 - width, 1, width + 1, width, width - 1, -1, -width - 1)
-    codes = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8)
-    n_ink, rises = codes.sum(1), ((codes == 0) & (np.roll(codes, -1, 1) == 1)).sum(1)
-    edge = (n_ink >= 2) & (n_ink <= 6) & (rises == 1)
-    n, e, s, w = codes[:, ::2].T
-    removable = (
-        edge & (n * e * s == 0) & (e * s * w == 0),
-        edge & (n * e * w == 0) & (n * s * w == 0),
-    )
-    flat, before = ink.reshape(-1), None
-    while (places := np.flatnonzero(flat)).size != before:
-        before = places.size
-        for table in removable:
-            code = sum(flat[places + step].astype(np.uint8) << i for i, step in enumerate(steps))
-            flat[places[table[code]]] = False
-            places = np.flatnonzero(flat)
-    return ink
-
-
-def traced(thin: np.ndarray) -> Strokes:
-    """Follow thin lines, bool (H, W), from fork to fork; return smooth strokes, 1 high or wide."""
-    left = {(int(x), int(y)) for y, x in np.argwhere(thin)}
-    sides = [(1, 0), (-1, 0), (0, 1), (0, -1)]
-    corners = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
-
-    def neighbours(x: int, y: int) -> list[tuple[int, int]]:
-        near = [(x + i, y + j) for i, j in sides if (x + i, y + j) in left]
-        for i, j in corners:  # a corner that a side already leads to is no way of its own
-            if (x + i, y + j) in left and (x + i, y) not in left and (x, y + j) not in left:
-                near.append((x + i, y + j))
-        return near
-
-    links = {point: set(neighbours(*point)) for point in left}
-    starts = sorted(links, key=lambda point: (len(links[point]) == 2, point))  # loops come last
-    strokes = []
-    for start in starts:
-        while links[start]:
-            path, here = [start], start
-            while links[here]:
-                following = min(links[here])
-                links[here].discard(following)
-                links[following].discard(here)
-                here = following
-                path.append(here)
-                if len(neighbours(*here)) != 2:
-                    break
-            strokes.append(smoothed(np.array(path, float)))
-    return unit(strokes)[0] if strokes else []
-
-
-def smoothed(path: np.ndarray) -> np.ndarray:
-    """Smooth a path on the grid, (P, 2), whose ends stay, and leave out most of its points."""
-    for _ in range(GRID * 3):
-        path[1:-1] = (path[:-2] + 2 * path[1:-1] + path[2:]) / 4
-    return np.concatenate([path[:-1:SKIP], path[-1:]])
-
-
-def unit(strokes: Strokes) -> tuple[Strokes, float, float]:
-    """Move strokes to the origin, 1 high or wide; return them, their width and their height."""
-    points = np.concatenate(strokes)
-    low, size = points.min(axis=0), np.ptp(points, axis=0)
-    scale = 1 / max(size.max(), 1e-6)
-    return [(stroke - low) * scale for stroke in strokes], size[0] * scale, size[1] * scale
-
-
-def drawn(kind: str, rng: np.random.Generator) -> Strokes:
-    """Return what `synthetic` draws: a "digit", "letter", "word", "scribble" or "doodle"."""
-    if kind == "digit":
-        kinds = list(synthetic.KINDS.values())
-        strokes = [np.zeros((1, 2))] * 9
-        while len(strokes) > 6:  # a 1 of a broad pen is many strokes
-            strokes = kinds[rng.integers(len(kinds))](rng.uniform)
-    else:
-        named = {"letter": "glyph"}.get(kind, kind)
-        strokes = getattr(synthetic, named)(rng)
-    return synthetic.vary(strokes, rng)
-
-
-# Signs beside digits: the points of straight strokes, x and y on a grid where a digit is 9 high.
-SIGN_TABLE = """
-+  04 64 | 31 37
--  04 54
-_  06 96
-=  03 63 | 06 66
-x  03 47 | 43 07
-/  50 41 08 09
-(  30 12 04 05 17 39
-)  00 22 34 35 27 09
-.  08 09
-,  18 19 09
-:  03 04 | 08 09
-%  70 19 | 01 10 21 12 01 | 67 76 87 78 67
-*  20 24 | 01 43 | 41 03
-€  71 50 31 13 16 38 59 78 | 04 54 | 05 55
-$  62 41 12 03 34 55 66 58 28 07 | 30 39
-"""
-SIGNS = {
-    row[0]: [
-        np.array([[int(x), int(y)] for x, y in stroke.split()]) / 9 for stroke in row[1:].split("|")
-    ]
-    for row in SIGN_TABLE.strip().splitlines()
-}
+    return Hands(digit_strokes(images[chosen]), photos)
 
 
 # ---- A sheet that is written on ----------------------------------------------------------
 
 
 class Sheet:
-    """What is drawn on a sheet, before there is paper: strokes in pixels of the scene.
+    """What is drawn on a sheet before there is a picture: segments in pixels, with their widths.
 
-    `pixel` is how large the pixels of the picture will be, as the camera or the screen has fewer
-    than the scene: no pen is much thinner.
+    `pixel` is how large the pixels of the picture will be, as a camera or a screen may have fewer
+    than the scene: no pen is much thinner. `digits` are to be found, `other` is drawn with the
+    same pen or printed, `faint` is paler.
     """
 
-    def __init__(self, hands: Hands, rng: np.random.Generator) -> None:
-        self.hands, self.rng = hands, rng
-        self.pixel = 1.0
-        self.pen = 3.0  # width in pixels
-        self.height = 60.0  # of a digit
+    def __init__(self, hands: Hands, rng: Random, pixel: float = 1.0) -> None:
+        self.hands, self.rng, self.pixel = hands, rng, pixel
         self.slant = rng.normal(0, 0.12)
         self.unevenness = rng.choice([0, 0, 0.15, 0.35])  # of the pen's width
-        self.digits: list[tuple[np.ndarray, Width]] = []  # strokes with their widths
-        self.other: list[tuple[np.ndarray, Width]] = []
-        self.boxes: list[Box] = []  # of the digits
-        self.taken: list[Box] = []  # by words
-        self.printed = np.zeros((SIZE, SIZE), np.float32)
+        self.digits: list[tuple[Segments, np.ndarray]] = []
+        self.other: list[tuple[Segments, np.ndarray]] = []
+        self.faint: list[tuple[Segments, np.ndarray]] = []
+        self.boxes: list[Box] = []  # of digits and words
+        self.printed = Image.new("L", (SIZE, SIZE))
+        self.choose_pen(log_uniform(rng, 20, 110))
 
     def choose_pen(self, height: float) -> None:
         """Take a pen from hairline to marker for digits so many pixels high."""
-        self.height = height
-        width = height * log_uniform(self.rng, 0.015, 0.22)
+        self.height = max(height, 8 * self.pixel)
+        width = self.height * log_uniform(self.rng, 0.015, 0.22)
         self.pen = max(width, self.pixel * self.rng.uniform(0.9, 1.3))
 
-    def digit(self) -> tuple[Strokes, float, float]:
-        """Return the strokes of a digit in this hand, 1 high or wide, and their size."""
-        rng = self.rng
-        if rng.random() < 0.75:
-            strokes = self.hands.digits[rng.integers(len(self.hands.digits))]
-        else:
-            strokes = drawn("digit", rng)
+    def write(self, drawing: Segments, scale: float, x: float, y: float, onto: list) -> float:
+        """Draw unit segments with the pen at a place; return their width."""
+        waves = np.sin(drawing.mean(axis=1) @ self.rng.uniform(-6, 6, 2))
+        placed = drawing * scale + (x, y)
+        onto.append((placed, self.pen * (1 + self.unevenness * waves)))
+        self.boxes.append((*placed.min(axis=(0, 1)), *placed.max(axis=(0, 1))))
+        return np.ptp(placed[..., 0])
+
+    def write_digit(self, scale: float, x: float, y: float) -> float:
+        """Write a digit in this hand into a square at (x, y); return its width."""
+        rng, digits = self.rng, self.hands.digits
+        digit = digits[rng.integers(len(digits))] if rng.random() < 0.75 else drawn("digit", rng)
         turn, stretch = math.radians(rng.normal(0, 5)), math.exp(rng.normal(0, 0.15))
         matrix = np.array([[stretch, 0], [-self.slant, 1]])
         matrix = matrix @ [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]
-        return unit([stroke @ matrix for stroke in strokes])
-
-    def write(self, strokes: Strokes, scale: float, x: float, y: float, digit: bool) -> None:
-        """Write strokes at a place, as a digit or as something else."""
-        onto = self.digits if digit else self.other
-        for stroke in strokes:
-            onto.append((stroke * scale + (x, y), self.pen * self.pressure(len(stroke))))
-
-    def pressure(self, n_points: int) -> np.ndarray:
-        """Return how wide a pen is along a stroke, as a share of its width, float (n_points,)."""
-        waves = np.sin(np.linspace(0, self.rng.uniform(1, 8), n_points) + self.rng.uniform(0, TURN))
-        return 1 + self.unevenness * waves
-
-    def write_digit(self, scale: float, x: float, y: float) -> float:
-        """Write a digit whose upper left corner is at (x, y); return its width."""
-        strokes, width, height = self.digit()
-        y += (1 - height) / 2 * scale
-        self.write(strokes, scale, x, y, digit=True)
-        self.boxes.append((x, y, x + width * scale, y + height * scale))
-        return width * scale
+        digit = unit(digit @ matrix)
+        y += (1 - digit[..., 1].max()) / 2 * scale
+        return self.write(digit, scale, x, y, self.digits)
 
     def write_sign(self, name: str, scale: float, x: float, y: float) -> float:
-        """Write a sign, as digits are written that are `scale` pixels high; return its width."""
-        stretch = self.rng.uniform(0.75, 1.25, 2)
-        sign = [stroke * stretch + self.rng.normal(0, 0.02, stroke.shape) for stroke in SIGNS[name]]
-        self.write(sign, scale, x, y, digit=False)
-        return np.ptp(np.concatenate(sign)[:, 0]) * scale
+        """Write a sign beside digits that are `scale` pixels high; return its width."""
+        sign = SIGNS[name] * self.rng.uniform(0.75, 1.25, 2)
+        return self.write(sign, scale, x, y, self.other)
 
-    def one_digit(self) -> None:
-        """Write one digit, from small to as large as the sheet, in the middle or anywhere."""
-        rng = self.rng
-        self.choose_pen(log_uniform(rng, min(max(18, 9 * self.pixel), 230), 245))
-        free = SIZE - self.height - self.pen
-        x, y = free / 2 + (
-            rng.normal(0, 10, 2) if rng.random() < 0.5 else free * rng.uniform(-0.5, 0.5, 2)
-        )
-        self.write_digit(self.height, x + self.pen / 2, y + self.pen / 2)
-        if rng.random() < 0.06:  # cut by the edge
-            left, top, right, bottom = self.bounds()
-            hidden = rng.uniform(0, 0.5) * (right - left)
-            shift = np.array([-left - hidden if rng.random() < 0.5 else SIZE - right + hidden, 0])
-            self.digits = [(stroke + shift, width) for stroke, width in self.digits]
-            self.boxes = [(left + shift[0], top, right + shift[0], bottom)]
-
-    def lines(self, signs: float = 0.0, min_height: float = 12, max_lines: int = 30) -> None:
-        """Write lines of digits, some of which touch; `signs` is how frequent signs are."""
-        rng = self.rng
-        self.choose_pen(log_uniform(rng, max(min_height, 9 * self.pixel), 110))
-        height, tilt = self.height, rng.normal(0, 0.04)
-        gap, step = rng.uniform(-0.05, 0.35), rng.uniform(1.2, 2.2)
-        y = rng.uniform(0, max(2, min(SIZE - 1.1 * height, 2 * height)))
-        for _ in range(max_lines):
-            x, stop = rng.uniform(2, 0.3 * SIZE), rng.uniform(0.4, 1.05) * SIZE
-            while x < stop:
-                scale = height * rng.uniform(0.8, 1.15)
-                top = y + tilt * x + rng.normal(0, 0.05) * height
-                if rng.random() < signs:
-                    width = self.write_sign(rng.choice(list(SIGNS)), scale, x, top)
-                else:
-                    width = self.write_digit(scale, x, top)
-                x += width + self.pen + height * max(-0.12, gap + rng.normal(0, 0.1))
-            y += height * step
-            if y + height > SIZE or rng.random() < 0.15:
-                break
-
-    def words(self, count: int, kinds: tuple[str, ...] = ("word", "letter")) -> None:
-        """Write words by hand where no digit is."""
-        rng = self.rng
-        for _ in range(count):
-            strokes, width, height = unit(drawn(rng.choice(kinds), rng))
-            scale = log_uniform(rng, 14, 110) / max(height, 0.3)
-            x, y = rng.uniform(0, SIZE - 20), rng.uniform(0, SIZE - 20)
-            box = (x, y, x + width * scale, y + height * scale)
-            if self.is_free(box):
-                self.write(strokes, scale, x, y, digit=False)
-                self.taken.append(box)
-
-    def is_free(self, box: Box) -> bool:
-        """Whether no digit and no word is near a place."""
-        return all(
-            box[2] + 6 < left or box[0] - 6 > right or box[3] + 6 < top or box[1] - 6 > bottom
-            for left, top, right, bottom in self.boxes + self.taken
-        )
+    def ruler(self, points: list | np.ndarray, width: float, onto: list | None = None) -> None:
+        """Draw lines with a ruler, or a curve, from point to point."""
+        drawing = segments([np.asarray(points, float)])
+        (self.other if onto is None else onto).append((drawing, np.full(len(drawing), width)))
 
     def bounds(self) -> Box:
-        """Return the box around all digits, or one in the middle where there is none."""
+        """Return the box around all that is written, or one in the middle where nothing is."""
         boxes = np.array(self.boxes or [(80, 80, 170, 170)])
         return (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
 
-    def rectangle(self, box: Box, width: float, tilt: float = 0.0) -> None:
-        """Draw a box with a ruler."""
-        left, top, right, bottom = box
-        d = tilt * (right - left)
-        corners = [(left, top), (right, top + d), (right - d, bottom + d), (left - d, bottom)]
-        self.other.append((line(*corners, corners[0]), width))
+    def is_free(self, box: Box) -> bool:
+        """Whether nothing is written near a place."""
+        return all(
+            box[2] + 6 < left or box[0] - 6 > right or box[3] + 6 < top or box[1] - 6 > bottom
+            for left, top, right, bottom in self.boxes
+        )
 
-    def print_words(self, count: int) -> None:
-        """Print words in a font, where no digit is."""
-        rng = self.rng
-        letters = list("aabcdeeefghiijklmnnoprrsttuvwxyzABCDEFGHIJKLMNOPRSTUVWXYZ")
-        page, size = Image.new("L", (SIZE, SIZE)), log_uniform(rng, 8, 40)
-        font, bold = print_font(round(size)), int(rng.random() < 0.2 and size > 14)
-        draw = ImageDraw.Draw(page)
-        for _ in range(count):
-            text = " ".join(
-                "".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(rng.integers(1, 5))
-            )
-            place = rng.uniform(-10, SIZE - 20), rng.uniform(-5, SIZE - 10)
-            box = draw.textbbox(place, text, font=font)
-            if self.is_free(box):
-                draw.text(place, text, 255, font, stroke_width=bold)
-                self.taken.append(box)
-        self.printed = np.maximum(self.printed, np.asarray(page, np.float32) / 255)
+
+# ---- What is written ---------------------------------------------------------------------
+
+
+def one_digit(sheet: Sheet) -> None:
+    """One digit, from small to as large as the sheet, in the middle, anywhere or cut by an edge."""
+    rng = sheet.rng
+    sheet.choose_pen(log_uniform(rng, min(max(18, 9 * sheet.pixel), 200), 250))
+    free = SIZE - sheet.height - sheet.pen
+    shift = free * rng.uniform(-0.5, 0.5, 2) if rng.random() < 0.5 else rng.normal(0, 10, 2)
+    shift[0] += rng.choice([-1, 1]) * (rng.random() < 0.06) * 0.6 * SIZE
+    x, y = (free + sheet.pen) / 2 + shift
+    width = sheet.write_digit(sheet.height, x, y)
+    if width < 0.8 * sheet.height and rng.random() < 0.6:  # in the middle, however narrow
+        drawing, widths = sheet.digits.pop()
+        moved = (sheet.height - width) / 2, 0
+        sheet.digits.append((drawing + moved, widths))
+        sheet.boxes = [(x + moved[0], y, x + moved[0] + width, y + sheet.height)]
+
+
+def lines(
+    sheet: Sheet,
+    heights: tuple[float, float] = (12, 110),
+    signs: str = "",
+    share: float = 0.4,
+    max_lines: int = 20,
+) -> None:
+    """Lines of digits, some of which touch or are joined; up to a share of them may be signs."""
+    rng = sheet.rng
+    sheet.choose_pen(log_uniform(rng, *heights))
+    height, tilt, gap = sheet.height, rng.normal(0, 0.04), rng.uniform(-0.1, 0.35)
+    share = rng.uniform(0, share) if signs else 0
+    y = rng.uniform(0, max(2, min(SIZE - 1.1 * height, 2 * height)))
+    for _ in range(rng.integers(1, max_lines + 1)):
+        x, stop = rng.uniform(-0.02, 0.3) * SIZE, rng.uniform(0.4, 1.05) * SIZE
+        while x < stop:
+            scale = height * rng.uniform(0.7, 1.15)
+            top = y + tilt * x + height - scale * rng.uniform(0.9, 1.05)
+            if rng.random() < share:
+                x += sheet.write_sign(rng.choice(list(signs)), height, x, y + tilt * x)
+            else:
+                x += sheet.write_digit(scale, x, top)
+            if gap < 0.1 and rng.random() < 0.2:  # a stroke that joins it to the next
+                ends = rng.uniform((-0.2, 0), (0.2, 1), (2, 2)) * height
+                join = np.sort(ends, axis=0) + np.array([x, top])
+                sheet.ruler(join, sheet.pen, sheet.digits)
+            x += sheet.pen + height * max(-0.2, gap + rng.normal(0, 0.1))
+        y += height * rng.uniform(1.2, 2)
+        if y + height > SIZE:
+            break
+
+
+def digits(sheet: Sheet) -> None:
+    """One digit or lines."""
+    one_digit(sheet) if sheet.rng.random() < 0.65 or sheet.pixel > 12 else lines(sheet)
+
+
+def outline(sheet: Sheet) -> None:
+    """A large digit, of which only the outline will be drawn; the inside is its ink as well."""
+    one_digit(sheet) if sheet.rng.random() < 0.8 else lines(sheet, (60, 110))
+    sheet.pen = max(sheet.height * sheet.rng.uniform(0.1, 0.2), 7)
+    sheet.digits = [(drawing, np.full(len(drawing), sheet.pen)) for drawing, _ in sheet.digits]
+
+
+def by_hand(sheet: Sheet, kinds: tuple[str, ...] = ("word",)) -> None:
+    """Words or letters where nothing is."""
+    rng = sheet.rng
+    for _ in range(rng.integers(1, 7)):
+        drawing = drawn(rng.choice(kinds), rng)
+        scale = log_uniform(rng, 14, 110) / max(drawing[..., 1].max(), 0.3)
+        x, y = rng.uniform(-10, SIZE - 20, 2)
+        if sheet.is_free((x, y, *(drawing.max(axis=(0, 1)) * scale + (x, y)))):
+            sheet.write(drawing, scale, x, y, sheet.other)
+
+
+def words(sheet: Sheet) -> None:
+    """Words, letters and some signs by hand."""
+    by_hand(sheet, ("word", "word", "glyph"))
+    for name in sheet.rng.choice(list("+-=x)%*€$"), sheet.rng.integers(0, 4)):
+        sheet.write_sign(name, log_uniform(sheet.rng, 30, 150), *sheet.rng.uniform(0, 200, 2))
+
+
+def drawing(sheet: Sheet) -> None:
+    """Doodles and scribbles."""
+    for _ in range(sheet.rng.integers(1, 4)):
+        picture = drawn(sheet.rng.choice(["doodle", "doodle", "scribble"]), sheet.rng)
+        place = sheet.rng.uniform(-0.1, 0.4, 2) * SIZE
+        sheet.write(picture, log_uniform(sheet.rng, 60, 240), *place, sheet.other)
+
+
+def nothing(sheet: Sheet) -> None:
+    """Write nothing."""
+
+
+# ---- What is around it -------------------------------------------------------------------
+
+
+def form(sheet: Sheet) -> None:
+    """A box, a comb or a table, a ring, lines above and below, a bar, or boxes elsewhere."""
+    rng = sheet.rng
+    left, top, right, bottom = sheet.bounds()
+    gap = rng.uniform(-0.05, 0.4) * sheet.height + sheet.pen
+    rise = rng.normal(0, 0.03) * (right - left)
+    width = max(sheet.pixel, log_uniform(rng, 0.01, 0.12) * sheet.height)
+    shape = rng.integers(7)
+    if shape <= 2:
+        box = [(left - gap, top - gap), (right + gap, top - gap + rise)]
+        box += [(right + gap - rise, bottom + gap), (left - gap, bottom + gap - rise)]
+        sheet.ruler([*box, box[0]], width)
+    if shape == 1 and len(sheet.boxes) < FEW_CELLS:  # cells
+        start = top - gap if rng.random() < 0.7 else bottom - 0.2 * sheet.height
+        for x in (box[2] + gap / 3 for box in sheet.boxes):
+            sheet.ruler([(x, start), (x, bottom + gap)], width)
+    elif shape in (3, 4):  # a ring
+        wide, high = rng.uniform(0.1, 0.35) * sheet.height + gap, 0.15 * sheet.height + gap
+        box = (left - wide, top - high, right - left + 2 * wide, bottom - top + 2 * high)
+        ring = oval(*box, rng.uniform(0, 360), rng.uniform(320, 380))
+        sheet.ruler(ring, rng.choice([width, sheet.pen]))
+    elif shape == 5:  # a bar beside or below
+        x, y = right + gap + 3 * width, bottom + gap + 3 * width
+        upright = rng.random() < 0.5
+        sheet.ruler([(x, 0), (x, SIZE)] if upright else [(0, y), (SIZE, y)], 4 * width)
+    elif shape == 6:
+        for x, y in rng.uniform(-20, SIZE, (rng.integers(1, 6), 2)):
+            w, h = rng.uniform(10, 120, 2)
+            if sheet.is_free((x, y, x + w, y + h)):
+                sheet.ruler([(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)], width / 2)
+
+
+def printed_lines(sheet: Sheet) -> None:
+    """Level lines below and above that may touch the digits, as on cheques."""
+    rng, (left, top, right, bottom) = sheet.rng, sheet.bounds()
+    width = max(sheet.pixel, log_uniform(rng, 0.5, 5))
+    left, right = (0, SIZE) if rng.random() < 0.6 else (left - 20, right + 20)
+    below, above = bottom + rng.normal(0.1, 0.15) * sheet.height, top - rng.uniform(-5, 20)
+    for y, chance in ((below, 0.9), (above, 0.3)):
+        if rng.random() < chance:
+            sheet.ruler([(left, y), (right, y + rng.normal(0, 4))], width)
+
+
+def print_words(sheet: Sheet) -> None:
+    """Words in print, where nothing is."""
+    rng, draw = sheet.rng, ImageDraw.Draw(sheet.printed)
+    letters = list("aabcdeeefghiijklmnnoprrsttuvwxyzABCDEFGHIJKLMNOPRSTUVWXYZ")
+    font = print_font(round(log_uniform(rng, 8, 40)))
+    for _ in range(round(log_uniform(rng, 1, 20))):
+        words = [
+            "".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(rng.integers(1, 5))
+        ]
+        place = rng.uniform(-10, SIZE - 20), rng.uniform(-5, SIZE - 10)
+        box = draw.textbbox(place, " ".join(words), font=font)
+        if sheet.is_free(box):
+            draw.text(place, " ".join(words), 255, font)
+            sheet.boxes.append(box)
 
 
 @functools.cache
@@ -340,330 +287,78 @@ def print_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """Draw a number between two, the small ones as likely as the large ones."""
-    return math.exp(rng.uniform(math.log(low), math.log(max(low, high))))
-
-
-def coverage(strokes: list[tuple[np.ndarray, Width]], fine: int = FINE) -> np.ndarray:
-    """Draw strokes with round pens: how much of each pixel they cover, float (256, 256)."""
-    canvas = Image.new("L", (SIZE * fine, SIZE * fine))
-    draw = ImageDraw.Draw(canvas)
-    for stroke, width in strokes:
-        widths = np.broadcast_to(width, len(stroke)) * fine
-        points = [tuple(point) for point in (stroke * fine).tolist()]
-        if widths.min() == widths.max():
-            draw.line(points, 255, max(1, round(widths[0])))
-        else:
-            for start, stop, wide in zip(points, points[1:], widths[1:].tolist(), strict=False):
-                draw.line((start, stop), 255, max(1, round(wide)))
-        for (x, y), wide in zip(points, widths.tolist(), strict=True):
-            if wide > 2:
-                radius = wide / 2 - 0.5
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), 255)
-    return np.asarray(canvas.reduce(fine), np.float32) / 255
-
-
-# ---- Papers and textures -----------------------------------------------------------------
-
-ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE].astype(np.float32) / SIZE - 0.5
-
-
-def clouds(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Return smooth noise, of standard deviation 1, with so many spots a side."""
-    values = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
-    return np.asarray(values.resize((SIZE, SIZE), Image.BICUBIC))
-
-
-def grain(rng: np.random.Generator) -> np.ndarray:
-    """Return noise of single pixels, of standard deviation 1."""
-    return rng.standard_normal((SIZE, SIZE), np.float32)
-
-
-def along(rng: np.random.Generator, angle: float, perspective: float, bow: float) -> np.ndarray:
-    """Return how far each pixel is along a direction, on a paper seen aslant and curved."""
-    x = COLUMNS * math.cos(angle) + ROWS * math.sin(angle)
-    y = ROWS * math.cos(angle) - COLUMNS * math.sin(angle)
-    depth = 1 + rng.normal(0, perspective) * x + rng.normal(0, perspective) * y
-    curved = rng.normal(0, bow) * x * x + rng.normal(0, bow) * x * x * x
-    return SIZE * (y + curved) / depth.clip(0.3)
-
-
-def stripes(places: np.ndarray, step: float, width: float, start: float) -> np.ndarray:
-    """Return lines, `step` pixels apart and `width` wide: how much they cover of each pixel."""
-    offset = (places - start) / step
-    distance = np.abs(offset - np.round(offset)) * step
-    return (width / 2 - distance + 0.5).clip(0, min(1, width))
-
-
-def ruled_lines(sheet: Sheet) -> np.ndarray:
-    """Ruled or squared paper, in perspective or curved, with a margin or without."""
+def ruling(sheet: Sheet) -> None:
+    """Ruled or squared paper, in perspective or curved, perhaps with a margin."""
     rng = sheet.rng
-    angle = rng.normal(0, 0.05) if rng.random() < 0.75 else rng.uniform(-0.5, 0.5)
-    perspective, bow = rng.choice([0, 0.15, 0.5]), rng.choice([0, 0.03, 0.12])
-    step = log_uniform(rng, 8, 90)
-    width = max(0.5, step * rng.uniform(0.02, 0.1))
-    places = along(rng, angle, perspective, bow)
-    lines = stripes(places, step, width, rng.uniform(0, step))
-    if rng.random() < 0.4:
-        across = along(rng, angle + TURN / 4, perspective, bow)
-        lines = np.maximum(lines, stripes(across, step, width, rng.uniform(0, step)))
-    if rng.random() < 0.25:  # a margin
-        across = along(rng, angle + TURN / 4, perspective, bow)
-        lines = np.maximum(lines, stripes(across, 4 * SIZE, width * 1.4, rng.uniform(-100, 100)))
-    return lines
+    turn = rng.normal(0, 0.05) if rng.random() < 0.75 else rng.uniform(-0.5, 0.5)
+    lean, bow = rng.normal(0, rng.choice([0, 0.1, 0.3]), 2), rng.normal(0, rng.choice([0, 0.03]))
+    step = log_uniform(rng, 9, 90)
+    width, levels = max(0.5, step * rng.uniform(0.02, 0.1)), np.arange(-1.6, 1.6, 2 * step / SIZE)
+    t = np.linspace(-1.6, 1.6, 9 if bow else 2)
+    flat = [np.stack([t, np.full_like(t, level)], axis=1) for level in levels + rng.uniform(0, 0.2)]
+    upright = [points[:, ::-1] for points in flat]
+    margin = [upright[rng.integers(len(upright))]]
+    for points in flat + (upright if rng.random() < 0.4 else margin if rng.random() < 0.3 else []):
+        x, y = (points + bow * points[:, ::-1] ** 2).T
+        x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
+        depth = (1 + lean[0] * x + lean[1] * y).clip(0.3)
+        sheet.ruler((np.stack([x, y]) / depth).T * SIZE / 2 + SIZE / 2, width, sheet.faint)
 
 
-def guilloche(rng: np.random.Generator) -> np.ndarray:
-    """The fine waves of a cheque or a ticket."""
-    pattern = np.zeros((SIZE, SIZE), np.float32)
-    for _ in range(rng.integers(1, 3)):
-        places = along(rng, rng.uniform(0, TURN), 0.3, 0.3)
-        waves = np.sin(TURN * (rng.uniform(1, 8) * COLUMNS + rng.uniform(-2, 2) * ROWS))
-        step = log_uniform(rng, 4, 16)
-        lines = stripes(places + waves * rng.uniform(0, 8), step, step * rng.uniform(0.1, 0.4), 0)
-        pattern = np.maximum(pattern, lines)
-    return pattern
+def guilloche(sheet: Sheet) -> None:
+    """The fine curves of a cheque or a ticket."""
+    step, middle = log_uniform(sheet.rng, 5, 16), sheet.rng.uniform(-0.5, 1.5, 2) * SIZE
+    for size in np.arange(20, 1.5 * SIZE, 2 * step):
+        x, y = middle + sheet.rng.normal(0, 0.3, 2)
+        sheet.ruler(oval(x - size / 2, y - size, size, 2 * size), step * 0.15, sheet.faint)
 
 
-def texture(rng: np.random.Generator) -> np.ndarray:
-    """Wood, cloth, blots, checks, halftones, stripes or noise: float (256, 256), about 0..1."""
-    u = along(rng, rng.uniform(0, TURN), 0.5, 0.5) + clouds(rng, 5) * rng.choice([0, 2, 10])
-    v = along(rng, rng.uniform(0, TURN), 0.5, 0.5)
-    wave = np.sin(u * TURN / log_uniform(rng, 3, 120))
-    kind = rng.integers(5)
-    if kind == 0:
-        values = wave * np.sin(v * TURN / log_uniform(rng, 3, 120))
-    elif kind == 1:
-        values = wave + 0.5 * np.sin(v / rng.uniform(1, 20))
-    elif kind == 2:
-        values = clouds(rng, int(log_uniform(rng, 3, 100)))
-    elif kind == 3:
-        values = sum(clouds(rng, cells) * 3 / cells for cells in (4, 9, 21, 50, 120))
-    else:
-        values = grain(rng) if rng.random() < 0.3 else clouds(rng, 12) + wave
-    values = values / (values.std() + 1e-6) * rng.choice([0.1, 0.2, 1, 8])
-    return (0.5 + 0.5 * values).clip(-0.1, 1.1) * rng.uniform(0.4, 1) + rng.uniform(0, 0.3)
+def show_through(sheet: Sheet) -> None:
+    """What is written on the other side."""
+    behind = Sheet(sheet.hands, sheet.rng)
+    lines(behind, max_lines=3)
+    mirrored = ((drawing * (-1, 1) + (SIZE, 0), widths) for drawing, widths in behind.digits)
+    sheet.faint += mirrored
 
 
-def photo(hands: Hands, rng: np.random.Generator) -> np.ndarray:
-    """A piece of a natural photo, turned and scaled: float (256, 256), 0..1."""
-    if not hands.photos:
-        return texture(rng)
-    whole = Image.fromarray(hands.photos[rng.integers(len(hands.photos))])
-    side = log_uniform(rng, 50, min(whole.size))
-    x, y = rng.uniform(0, whole.width - side), rng.uniform(0, whole.height - side)
-    piece = whole.resize((SIZE, SIZE), Image.BILINEAR, (x, y, x + side, y + side))
-    values = np.rot90(np.asarray(piece, np.float32) / 255, rng.integers(4))
-    return values[:, :: rng.choice([-1, 1])] ** rng.uniform(0.5, 2)
+def specks(sheet: Sheet) -> None:
+    """Dust that is smaller than a pen's dot."""
+    places = sheet.rng.uniform(0, SIZE, (sheet.rng.integers(3, 50), 1, 2)).repeat(2, axis=1)
+    size = min(4, 0.8 * sheet.pen)
+    sheet.other.append((places, sheet.rng.uniform(0.2, 1, len(places)) * size))
 
 
-def things(rng: np.random.Generator) -> np.ndarray:
-    """Faces, hands and other things, as shaded shapes: float (256, 256), about 0..1."""
-    values = rng.uniform(0, 1) + clouds(rng, 4) * rng.uniform(0, 0.15)
-    for points, width, tone in thing(rng) + (thing(rng) if rng.random() < 0.5 else []):
-        shape = coverage([(points, width)], fine=1) if width else filled(points)
-        slope = COLUMNS * rng.uniform(-1, 1) + ROWS * rng.uniform(-1, 1)
-        values = values * (1 - shape) + shape * (tone + 0.6 * slope)
-    return ndimage.gaussian_filter(values, rng.uniform(0.3, 3)) + grain(rng) * rng.uniform(0, 0.04)
+class Kind(NamedTuple):
+    """A kind of scene: how frequent it is, what is written, and how likely what is around it."""
+
+    share: int
+    write: Callable[[Sheet], None]
+    around: dict[Callable[[Sheet], None], float]
+    coarse: float = 0.2  # how often it has few pixels
+    screen: float = 0.0  # how often it is drawn with a program
 
 
-def thing(rng: np.random.Generator) -> list[tuple[np.ndarray, float, float]]:
-    """Return the shapes of a hand, a face or something: points, the width or 0, the gray value."""
-    kind, size, tone = rng.integers(3), log_uniform(rng, 20, 110), rng.uniform(0, 1)
-
-    def ellipse(x: float, y: float, width: float, height: float, *arc: float) -> np.ndarray:
-        return oval(x - width / 2, y - height / 2, width, height, *arc)
-
-    if kind == 0:
-        fan, bend = rng.uniform(0, TURN), rng.uniform(0.3, 0.5)
-        shapes = [(ellipse(0, 0, 1, 1.1), 0, tone)]
-        for angle in fan + bend * np.arange(-2, 3):
-            tip = rng.uniform(1, 1.5) * np.array([math.cos(angle), math.sin(angle)])
-            shapes.append((np.array([(0, 0), tip]), 0.27 * size, tone))
-    elif kind == 1:
-        shapes = [(ellipse(0, 0, 2, 2.4), 0, 1 - tone), (ellipse(0, 0.05, 1.6, 2), 0, tone)]
-        eye = rng.uniform(0, 1)
-        shapes += [(ellipse(x, -0.3, 0.25, 0.15), 0, eye) for x in (-0.35, 0.35)]
-        shapes.append((ellipse(0, 0.4, 0.6, 0.4, 20, 140), 0.08 * size, tone / 2))
-    else:
-        outline = ellipse(0, 0, 2, rng.uniform(0.5, 3))[:: rng.integers(1, 6)]
-        shapes = [(outline, 0, tone), (rng.normal(0, 1, (2, 2)), 0.8 * size, rng.uniform(0, 1))]
-    place = rng.uniform(40, SIZE - 40, 2)
-    return [(points * size + place, width, shade) for points, width, shade in shapes]
-
-
-def filled(corners: np.ndarray) -> np.ndarray:
-    """Return a polygon as an image: float (256, 256), 1 inside."""
-    canvas = Image.new("L", (SIZE, SIZE))
-    ImageDraw.Draw(canvas).polygon([tuple(corner) for corner in corners.tolist()], 255)
-    return np.asarray(canvas, np.float32) / 255
-
-
-# ---- Kinds of scenes ---------------------------------------------------------------------
-
-
-def plain(sheet: Sheet) -> None:
-    """A digit or a few lines on plain paper, or drawn on a screen."""
-    few_pixels = sheet.pixel > 12
-    sheet.one_digit() if few_pixels or sheet.rng.random() < 0.75 else sheet.lines()
-
-
-def ruled(sheet: Sheet) -> None:
-    """On ruled paper; the lines are added with the paper."""
-    sheet.one_digit() if sheet.rng.random() < 0.6 else sheet.lines()
-
-
-def form(sheet: Sheet) -> None:
-    """In boxes, combs, rings and tables, between bars, above or on printed lines."""
-    rng = sheet.rng
-    sheet.one_digit() if rng.random() < 0.6 else sheet.lines(max_lines=rng.integers(1, 4))
-    left, top, right, bottom = sheet.bounds()
-    height, shape = sheet.height, rng.integers(6)
-    gap, rise = rng.uniform(-0.05, 0.4) * height + sheet.pen, rng.normal(0, 0.03) * (right - left)
-    width = max(sheet.pixel, log_uniform(rng, 0.01, 0.12) * height)
-    around = (left - gap, top - gap, right + gap, bottom + gap * rng.uniform(0.6, 1.4))
-    if shape <= 1:
-        sheet.rectangle(around, width, rise if shape else 0)
-    if shape == 0 and len(sheet.boxes) < 20:  # a comb, or a table whose cells hold the digits
-        start = top - gap if rng.random() < 0.7 else bottom - 0.2 * height
-        for x in (box[2] + gap / 3 for box in sheet.boxes):
-            sheet.other.append((line((x, start), (x, bottom + gap)), width))
-    elif shape == 2:  # a ring
-        wide, high = 0.2 * height + gap, 0.15 * height + gap
-        box = (left - wide, top - high, right - left + 2 * wide, bottom - top + 2 * high)
-        ring = oval(*box, rng.uniform(0, 360), rng.uniform(320, 380))
-        sheet.other.append((ring, max(width, sheet.pen / 2)))
-    elif shape == 3:  # printed or drawn lines, that may touch
-        levels = bottom + rng.uniform(-0.1, 0.3) * height, top - rng.uniform(-0.05, 0.3) * height
-        for y in levels[: 1 + (rng.random() < 0.3)]:
-            sheet.other.append((line((left - 2 * gap, y), (right + 2 * gap, y + rise)), width))
-    elif shape == 4:  # a bar beside or below
-        x, y = right + gap + 3 * width, bottom + gap + 3 * width
-        bar = line((x, 0), (x, SIZE)) if rng.random() < 0.5 else line((0, y), (SIZE, y))
-        sheet.other.append((bar, 4 * width))
-    elif shape == 5:  # printed boxes elsewhere
-        for x, y in rng.uniform(-20, SIZE, (rng.integers(1, 6), 2)):
-            box = (x, y, x + rng.uniform(10, 120), y + rng.uniform(10, 60))
-            if sheet.is_free(box):
-                sheet.rectangle(box, max(1, width / 2))
-    if rng.random() < 0.4:
-        sheet.print_words(rng.integers(1, 6))
-
-
-def amount(sheet: Sheet) -> None:
-    """An amount of money: large digits that join, signs, printed lines that touch them."""
-    rng = sheet.rng
-    sheet.choose_pen(log_uniform(rng, 26, 90))
-    height, tilt, gap = sheet.height, rng.normal(0, 0.04), rng.uniform(-0.1, 0.25)
-    x, y = rng.uniform(-0.1, 0.25) * SIZE, rng.uniform(0.1, 0.9) * (SIZE - height) - tilt * SIZE / 2
-    if rng.random() < 0.3:
-        x += sheet.write_sign(rng.choice(list("$€=*(")), height, x, y) + 0.2 * height
-    for _ in range(rng.integers(2, 10)):
-        scale = height * rng.uniform(0.65, 1.15)
-        top = y + tilt * x + height - scale * rng.uniform(0.9, 1.05)
-        x += sheet.write_digit(scale, x, top)
-        if rng.random() < 0.15:  # a stroke that joins it to the next
-            ends = top + scale * rng.uniform(0, 1, 2)
-            join = curve(
-                (x - 0.1 * scale, ends[0]), (x, top + 0.4 * scale), (x + 0.2 * height, ends[1])
-            )
-            sheet.digits.append((join, sheet.pen))
-        x += sheet.pen + height * max(-0.2, gap + rng.normal(0, 0.08))
-        if rng.random() < 0.2:
-            x += sheet.write_sign(rng.choice(list("..,-/")), height, x, y + tilt * x) + sheet.pen
-        if x > SIZE:
-            break
-    if rng.random() < 0.5:  # what fills the field
-        sheet.write_sign(rng.choice(list("_=-")), height, x + 0.1 * height, y + tilt * x)
-    width = max(sheet.pixel, rng.uniform(0.6, 3))
-    below, above = y + height * rng.uniform(0.85, 1.3), y - height * rng.uniform(-0.1, 0.4)
-    for level, chance in ((below, 0.7), (above, 0.35)):
-        if rng.random() < chance:
-            sheet.other.append((line((-5, level), (SIZE + 5, level + rng.normal(0, 4))), width))
-    if rng.random() < 0.2:
-        sheet.rectangle((rng.uniform(-9, 20), above, SIZE - rng.uniform(-9, 20), below), width)
-    if rng.random() < 0.3:
-        sheet.print_words(rng.integers(1, 4))
-
-
-def calculation(sheet: Sheet) -> None:
-    """Digits and signs in lines."""
-    sheet.lines(signs=sheet.rng.uniform(0.15, 0.5), max_lines=6)
-
-
-def page(sheet: Sheet) -> None:
-    """Small digits, with words by hand or in print around them."""
-    rng = sheet.rng
-    sheet.lines(signs=0.05, min_height=10)
-    if rng.random() < 0.5:
-        sheet.print_words(rng.integers(1, 12))
-    if rng.random() < 0.5:
-        sheet.words(rng.integers(1, 6))
-
-
-def outlined(sheet: Sheet) -> None:
-    """Digits of which only the outline is drawn; their inside is ink as well."""
-    sheet.choose_pen(sheet.rng.uniform(70, 220))
-    sheet.one_digit() if sheet.rng.random() < 0.8 else sheet.lines(min_height=60)
-    sheet.pen = max(sheet.height * sheet.rng.uniform(0.1, 0.2), 8)
-    sheet.digits = [(stroke, sheet.pen) for stroke, _ in sheet.digits]
-
-
-def drawing(sheet: Sheet) -> None:
-    """Doodles and scribbles."""
-    rng = sheet.rng
-    sheet.choose_pen(150)
-    for _ in range(rng.integers(1, 4)):
-        strokes, _, _ = unit(drawn(rng.choice(["doodle", "doodle", "scribble"]), rng))
-        place = rng.uniform(-0.1, 0.4, 2) * SIZE
-        sheet.write(strokes, log_uniform(rng, 60, 240), *place, digit=False)
-
-
-def words(sheet: Sheet) -> None:
-    """Words, letters and signs, in print or by hand."""
-    rng = sheet.rng
-    sheet.choose_pen(log_uniform(rng, 20, 100))
-    if rng.random() < 0.5:
-        sheet.print_words(rng.integers(1, 30))
-    else:
-        sheet.words(rng.integers(1, 9), ("word", "word", "letter"))
-    for _ in range(rng.integers(0, 4)):
-        name = rng.choice(list("+-=x)%*€$"))  # no slash: alone it is a 1
-        sheet.write_sign(name, log_uniform(rng, 30, 150), *rng.uniform(0, 200, 2))
-
-
-def empty(sheet: Sheet) -> None:
-    """A paper, perhaps ruled, with a shadow, a box or a few lines, and nothing on it."""
-    rng = sheet.rng
-    if rng.random() < 0.4:
-        corner, size = rng.uniform(0, 150, 2), rng.uniform(20, 200, 2)
-        sheet.rectangle((*corner, *(corner + size)), rng.uniform(1, 8))
-    for _ in range(rng.integers(0, 3)):
-        ends = rng.uniform(0, SIZE, (2, 2))
-        ends[1, 1] = ends[0, 1] + rng.normal(0, 10)  # level: upright, it would be a 1
-        sheet.other.append((ends, rng.uniform(1, 12)))
-
-
-# Name: how frequent, what is drawn. The last five have no digit.
-KINDS: dict[str, tuple[int, Callable[[Sheet], None]]] = {
-    "plain": (33, plain),
-    "ruled": (9, ruled),
-    "form": (10, form),
-    "amount": (9, amount),
-    "calculation": (4, calculation),
-    "page": (6, page),
-    "outlined": (2, outlined),
-    "drawing": (6, drawing),
-    "words": (8, words),
-    "texture": (5, empty),
-    "photo": (5, empty),
-    "empty": (3, empty),
+PAPER = {specks: 0.15, show_through: 0.06, guilloche: 0.04, ruling: 0.1}
+CHEQUE = {printed_lines: 0.7, guilloche: 0.5, print_words: 0.2, specks: 0.1}
+amount = functools.partial(lines, heights=(26, 100), signs="..,,-=/_$€*(:", max_lines=2)
+page = functools.partial(lines, heights=(11, 40), signs="+-=x/().,:%", share=0.1)
+calculation = functools.partial(lines, heights=(16, 110), signs="".join(SIGNS), share=0.5)
+KINDS = {
+    "plain": Kind(28, digits, {}, 0.45, 0.5),
+    "ruled": Kind(11, digits, PAPER | {ruling: 1, print_words: 0.1}),
+    "form": Kind(14, digits, PAPER | {form: 1, printed_lines: 0.1, print_words: 0.3}, 0.2, 0.1),
+    "amount": Kind(11, amount, CHEQUE, 0.5),
+    "calculation": Kind(4, calculation, PAPER, 0.2, 0.2),
+    "page": Kind(6, page, PAPER | {print_words: 0.4, by_hand: 0.4, form: 0.1}, 0.0, 0.15),
+    "outlined": Kind(4, outline, {}, 0.1, 0.3),
+    # without a digit
+    "drawing": Kind(5, drawing, PAPER, 0.2, 0.3),
+    "words": Kind(4, words, PAPER | {print_words: 0.1}, 0.2, 0.2),
+    "print": Kind(4, nothing, PAPER | {print_words: 1, form: 0.3}, 0.2, 0.2),
+    "texture": Kind(4, nothing, {}, 0.1),
+    "photo": Kind(5, nothing, {}, 0.1),
+    "empty": Kind(3, nothing, PAPER | {printed_lines: 0.3}),
 }
-
-
-# How often a scene is drawn with a program; else with a pen on paper.
-ON_SCREEN = {"plain": 0.5, "drawing": 0.3, "words": 0.2, "calculation": 0.2, "page": 0.15}
 
 
 # ---- From a sheet to a picture -----------------------------------------------------------
@@ -672,195 +367,102 @@ ON_SCREEN = {"plain": 0.5, "drawing": 0.3, "words": 0.2, "calculation": 0.2, "pa
 def draw_scene(hands: Hands, seed: int, index: int, kind: str = "") -> Scene:
     """Draw a scene of some kind, by default a random one; the same numbers give the same bytes."""
     rng = np.random.Generator(np.random.PCG64([seed, index]))
-    shares = np.array([share for share, _ in KINDS.values()], float)
-    kind = kind or rng.choice(list(KINDS), p=shares / shares.sum())
-    sheet = Sheet(hands, rng)
-    if rng.random() < (0.4 if kind == "plain" else 0.2):
-        sheet.pixel = SIZE / log_uniform(rng, 8 if kind == "plain" else 64, 200)
-    KINDS[kind][1](sheet)
-    strokes = sheet.digits
-    ink = coverage(strokes)
-    core = np.minimum(coverage([(stroke, 1.0) for stroke, _ in strokes], fine=2), ink)
-    other = np.maximum(coverage(sheet.other), sheet.printed)
-    if rng.random() < ON_SCREEN.get(kind, 0):
-        image, ink = on_screen(sheet, ink, other)
+    shares = np.array([kind.share for kind in KINDS.values()], float)
+    name = kind or str(rng.choice(list(KINDS), p=shares / shares.sum()))
+    kind = KINDS[name]
+    coarse, on_screen = rng.random() < kind.coarse, rng.random() < kind.screen
+    pixel = SIZE / log_uniform(rng, 8 if name == "plain" else 64, 200) if coarse else 1.0
+    sheet = Sheet(hands, rng, pixel)
+    kind.write(sheet)
+    for add, chance in kind.around.items():
+        if rng.random() < chance:
+            add(sheet)
+    ink, other = coverage(sheet.digits), coverage(sheet.other)
+    other = np.maximum(other, np.asarray(sheet.printed, np.float32) / 255)
+    laid = ink
+    if name == "outlined":
+        rim = max(1.5 * pixel, sheet.pen * rng.uniform(0.1, 0.2))
+        laid = ink - coverage([(drawing, widths - 2 * rim) for drawing, widths in sheet.digits])
+    if on_screen:  # clean, and most often black on white
+        ground, tone = rng.choice([1, 1, rng.uniform(0.7, 1)]), rng.choice([0, 0, 0.4])
+        image = ground + (tone - ground) * np.maximum(laid, other)
+        if rng.random() < 0.15:  # the bar of a window
+            image[: rng.integers(2, 24)] = rng.uniform(0, 1)
     else:
-        image, ink = on_paper(sheet, kind, ink, other)
-        image = camera(sheet, image, rng)
-        if sheet.pixel > 1:
-            image, ink = fewer_pixels(sheet, image, ink)
-    if rng.random() < 0.3:
+        image, ink = on_paper(sheet, name, laid, ink, other)
+    if pixel > 1:
+        image, ink = fewer_pixels(sheet, on_screen, image, ink)
+    if rng.random() < 0.35:
         image = 1 - image
     image = (255 * image.clip(0, 1)).round().astype(np.uint8)
     if rng.random() < 0.3:
         file = io.BytesIO()
         Image.fromarray(image).save(file, "jpeg", quality=int(rng.integers(15, 92)))
         image = np.asarray(Image.open(file))
-    ink = (255 * ink.clip(0, 1)).round().astype(np.uint8)
-    core = (255 * np.minimum(2 * core, 1)).astype(np.uint8)
-    return Scene(kind, image, ink, np.minimum(core, ink))
-
-
-def on_screen(sheet: Sheet, ink: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw as programs do: clean, with smooth edges or, of few pixels, without."""
-    rng = sheet.rng
-    ground = 1 - rng.choice([0, 0, 0, rng.uniform(0, 0.3)])
-    tone = rng.choice([0, 0, rng.uniform(0, 0.5)])
-    if sheet.pixel > 1:
-        side = round(SIZE / sheet.pixel)
-        smooth = side < 16 or rng.random() < 0.4
-        way = rng.choice([Image.NEAREST, Image.NEAREST, Image.BILINEAR, Image.BICUBIC])
-
-        def coarse(values: np.ndarray) -> np.ndarray:
-            small = np.asarray(Image.fromarray(values).resize((side, side), Image.BOX))
-            small = small if smooth else (small > 0.4).astype(np.float32)
-            return np.asarray(Image.fromarray(small).resize((SIZE, SIZE), way)).clip(0, 1)
-
-        ink, other = coarse(ink), coarse(other)
-    image = ground + (tone - ground) * np.maximum(ink, other)
-    if rng.random() < 0.15:  # the bars of a window
-        edge, shade = int(rng.uniform(2, 24)), rng.uniform(0, 1)
-        for rows in (slice(0, edge), slice(SIZE - edge, SIZE)):
-            if rng.random() < 0.7:
-                image[rows], ink[rows] = shade, 0
-    return image, ink
+    return Scene(name, image, (255 * ink.clip(0, 1)).round().astype(np.uint8))
 
 
 def on_paper(
-    sheet: Sheet, kind: str, ink: np.ndarray, other: np.ndarray
+    sheet: Sheet, name: str, laid: np.ndarray, ink: np.ndarray, other: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lay the ink on a paper with all that is on it, perhaps on a table, in some light."""
-    rng = sheet.rng
-    easy = kind == "plain"
+    """Lay ink on a paper, perhaps on a table, in some light; return a photo of it, and the ink."""
+    rng, easy, width = sheet.rng, name == "plain", sheet.pen / sheet.pixel
     paper = rng.uniform(0.5, 1)
     # Ink that is thin or in a coarse picture must be dark to be seen.
-    least = 0.12 + 0.3 / max(1, sheet.pen / sheet.pixel)
-    contrast = paper * rng.uniform(min(least, 0.8), 0.95)
-    tone = paper - contrast
-    image = np.full((SIZE, SIZE), paper, np.float32)
-    if rng.random() < 0.6:
+    contrast = paper * rng.uniform(min(0.12 + 0.3 / max(1, width), 0.8), 0.95)
+    if name in ("texture", "photo"):
+        image = texture(rng) if name == "texture" else photo(sheet.hands.photos, rng)
+    else:
+        image = np.full((SIZE, SIZE), paper, np.float32)
         image += clouds(rng, rng.integers(2, 8)) * 0.15 * rng.random() ** 2 * contrast
-    if rng.random() < 0.5:
-        image += grain(rng) * rng.uniform(0, 0.12) * contrast
-    if kind == "texture":
-        image = texture(rng)
-    elif kind == "photo":
-        image = photo(sheet.hands, rng) if rng.random() < 0.65 else things(rng)
-    elif not easy:
-        image -= ground_pattern(sheet, kind) * contrast
-    if kind not in ("texture", "photo"):
-        dry = rng.uniform(0, 0.35) if rng.random() < 0.4 else 0
-        pressed = 1 - dry * clouds(rng, rng.choice([20, 60, 128])).clip(0, 1)
-        shade = tone + (paper - tone) * rng.uniform(0, 0.6) if rng.random() < 0.6 else tone
-        image += other * (shade - image)
-        laid = ink
-        if kind == "outlined":
-            rim = max(1.5 * sheet.pixel, sheet.pen * rng.uniform(0.1, 0.2))
-            inside = coverage([(stroke, sheet.pen - 2 * rim) for stroke, _ in sheet.digits])
-            laid = ink - inside
-        image += laid * pressed * (tone - image)
-    if not easy and rng.random() < 0.2:
-        add_specks(sheet, image, contrast)
-    if not easy and kind != "photo" and rng.random() < 0.25:
-        image, ink = on_table(sheet, image, ink)
-    return lit(image, rng, easy), ink
-
-
-def ground_pattern(sheet: Sheet, kind: str) -> np.ndarray:
-    """Return what is printed on a paper or shows through it, as a share of the ink's contrast."""
-    rng = sheet.rng
-    pattern = np.zeros((SIZE, SIZE), np.float32)
-    if kind == "ruled" or rng.random() < 0.15:
-        pattern += ruled_lines(sheet) * (rng.uniform(0.1, 0.7) if rng.random() < 0.85 else 1)
-    if kind == "amount" or rng.random() < 0.05:
-        pattern += guilloche(rng) * rng.uniform(0, 0.45)
-    if rng.random() < 0.1:  # what is written on the other side
-        behind = Sheet(sheet.hands, rng)
-        behind.lines(max_lines=3)
-        shadow = ndimage.gaussian_filter(coverage(behind.digits, fine=1)[:, ::-1], 1)
-        pattern += shadow * rng.uniform(0, 0.25)
-    if rng.random() < 0.1:  # creases, brighter on one side
-        crease = np.tanh((along(rng, rng.uniform(0, TURN), 0, 0.1) - rng.uniform(-90, 90)) / 3)
-        pattern += rng.uniform(0.05, 0.3) * (crease**2 < 0.5) * np.sign(crease)
-        pattern += rng.uniform(0, 0.15) * crease
-    if rng.random() < 0.12:
-        pattern += (texture(rng) - 0.5) * rng.uniform(0, 0.25)
-    return pattern
-
-
-def add_specks(sheet: Sheet, image: np.ndarray, contrast: float) -> None:
-    """Sprinkle dust that is smaller than a pen's dot."""
-    rng = sheet.rng
-    for _ in range(rng.integers(3, 50)):
-        side = max(1, round(min(5, rng.uniform(0.2, 0.8) * sheet.pen)))
-        x, y = rng.integers(SIZE, size=2)
-        image[y : y + side, x : x + side] -= contrast * rng.uniform(0.2, 1)
+        if not easy and rng.random() < 0.12:
+            image += (texture(rng) - 0.5) * rng.uniform(0, 0.25) * contrast
+        if sheet.faint:
+            pale = rng.uniform(0.1, 0.7) if rng.random() < 0.85 else 1
+            image -= coverage(sheet.faint, fine=2) * pale * contrast
+        tone = paper - contrast
+        image += other * (tone + rng.choice([0, 0, 0.4]) * contrast - image)
+        dry = 1 - rng.choice([0, rng.uniform(0, 0.35)]) * clouds(rng, rng.choice([20, 60, 128]))
+        image += laid * dry.clip(0.3, 1) * (tone - image)
+        if not easy and rng.random() < 0.25:
+            image, ink = on_table(sheet, image, ink)
+    image = lit(image, rng, easy)
+    if rng.random() < 0.6:
+        image = ndimage.gaussian_filter(image, rng.uniform(0.3, max(0.6, min(0.45 * sheet.pen, 3))))
+    if rng.random() < 0.6:
+        noise = np.ptp(image) * rng.uniform(0, 0.06) * min(1, width / 2)
+        image = image + rng.standard_normal((SIZE, SIZE), np.float32) * noise
+    if rng.random() < 0.4:
+        low, high = np.percentile(image, [0.1, 99.9])
+        image = (image - low) / max(high - low, 0.05)
+    return image, ink
 
 
 def on_table(sheet: Sheet, image: np.ndarray, ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cut the paper out and lay it on something else: its edges are at random places."""
     rng = sheet.rng
-    left, top, right, bottom = sheet.bounds()
-    room = np.array([left, top, SIZE - right, SIZE - bottom]) - 0.1 * sheet.height - sheet.pen
-    left, top, right, bottom = rng.uniform(-0.3, 1, 4) * room.clip(0) * [1, 1, -1, -1] + [
-        0,
-        0,
-        SIZE,
-        SIZE,
-    ]
-    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-    corners += rng.normal(0, rng.choice([0, 3]), (4, 2))
+    box, whole = np.array(sheet.bounds()), np.array([0, 0, SIZE, SIZE])
+    margin = (0.1 * sheet.height + sheet.pen) * np.array([-1, -1, 1, 1])
+    edges = whole + (box + margin - whole) * rng.uniform(-0.3, 1, 4)
+    corners = edges[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2) + rng.normal(
+        0, rng.choice([0, 3]), (4, 2)
+    )
     mask = ndimage.gaussian_filter(filled(corners), rng.uniform(0.3, 1.5))
-    kind = rng.random()
-    if kind < 0.4:
-        table = rng.choice([0, 1, rng.uniform(0, 1)]) + clouds(rng, 4) * rng.uniform(0, 0.1)
-    else:
-        table = (
-            texture(rng) if kind < 0.7 else photo(sheet.hands, rng) if kind < 0.85 else things(rng)
-        )
+    plain = rng.choice([0, 1, rng.uniform(0, 1)]) + clouds(rng, 4) * rng.uniform(0, 0.1)
+    table = (plain, texture(rng), photo(sheet.hands.photos, rng))[rng.choice(3, p=[0.4, 0.3, 0.3])]
     return image * mask + table * (1 - mask), ink * (mask > 0.5)
 
 
-def lit(image: np.ndarray, rng: np.random.Generator, easy: bool) -> np.ndarray:
-    """Let light fall on a paper: even, from a side, with a shadow's edge, a vignette or a glare."""
-    kind = rng.random() + (0.35 if easy else 0)
-    across = along(rng, rng.uniform(0, TURN), 0, 0.3) / SIZE
-    if kind < 0.2:
-        image = image * (1 - rng.uniform(0.1, 0.75) * (across + 0.5).clip(0, 1))
-    elif kind < 0.4:
-        edge = (across - rng.uniform(-0.35, 0.35)) / log_uniform(rng, 0.003, 0.15)
-        image = image * (1 - rng.uniform(0.15, 0.75) / (1 + np.exp(-edge.clip(-30, 30))))
-    elif kind < 0.5:
-        image = image * (1 + clouds(rng, 4) * 0.2).clip(0.2, 1.5)
-    elif kind < 0.6:
-        image = image * (1 - (ROWS**2 + COLUMNS**2) * rng.uniform(0.3, 1.4))
-    elif kind < 0.65:
-        x, y = rng.uniform(-0.5, 0.5, 2)
-        spot = np.exp(-((COLUMNS - x) ** 2 + (ROWS - y) ** 2) / rng.uniform(0.01, 0.1))
-        image = image + (1 - image) * spot * rng.uniform(0.2, 0.7)
-    return image * rng.uniform(0.6, 1)
-
-
-def camera(sheet: Sheet, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Take the picture: not quite sharp, noisy, the tones stretched or not."""
-    if rng.random() < 0.6:
-        image = ndimage.gaussian_filter(image, rng.uniform(0.3, max(0.6, min(0.45 * sheet.pen, 3))))
-    if rng.random() < 0.5:
-        spread = image.max() - image.min()
-        visible = 0.05 * min(1, sheet.pen / sheet.pixel / 2)
-        image = image + grain(rng) * spread * rng.uniform(0, visible)
-    if rng.random() < 0.4:
-        low, high = np.percentile(image, [0.1, 99.9])
-        image = (image - low) / max(high - low, 0.05)
-    return image
-
-
-def fewer_pixels(sheet: Sheet, image: np.ndarray, ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Take the picture with few pixels, and enlarge it."""
-    side = round(SIZE / sheet.pixel)
-    way = sheet.rng.choice([Image.NEAREST, Image.BILINEAR, Image.BICUBIC])
-    small = [
-        Image.fromarray(a.astype(np.float32)).resize((side, side), Image.BOX) for a in (image, ink)
-    ]
-    image, ink = (np.asarray(picture.resize((SIZE, SIZE), way)) for picture in small)
-    return image, ink
+def fewer_pixels(
+    sheet: Sheet, on_screen: bool, image: np.ndarray, ink: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take a picture with few pixels, and enlarge it; a screen may show no gray between."""
+    rng, side = sheet.rng, round(SIZE / sheet.pixel)
+    small = [np.asarray(Image.fromarray(a.astype(np.float32)).resize((side, side), Image.BOX))
+             for a in (image, ink)]  # fmt: skip
+    if on_screen and side >= 16 and rng.random() < 0.6:
+        middle = (small[0].min() + small[0].max()) / 2
+        hard = small[0] > middle + rng.uniform(-0.1, 0.1)
+        small[0] = np.where(hard, small[0].max(), small[0].min())
+    way = Image.NEAREST if rng.random() < 0.3 else Image.BICUBIC
+    return tuple(np.asarray(Image.fromarray(a).resize((SIZE, SIZE), way)) for a in small)

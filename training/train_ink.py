@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from reading.checkpoint import load_with_checksum, save_with_checksum
+from reading.checkpoint import load_content, save_content
 from reading.devices import computes_in_bfloat16
 from reading.inknet import InkNetwork, fold_batch_norm
 from training.data import PROJECT_DIR, load_data
@@ -34,7 +34,9 @@ BATCH_SIZE = 32
 LEARNING_RATE = 3e-3  # the highest; one cycle (Smith and Topin 2018)
 WEIGHT_DECAY = 1e-2
 MAX_GRADIENT = 1.0
-CORE_WEIGHT = 4.0  # of the middle of a stroke: a thin stroke counts as much as a broad one
+THIN_SIDE = 9  # pixels of the square in which ink is sparse where a stroke is thin
+THIN_WEIGHT = 0.5  # of a pixel, for each time that such a square has more pixels than ink
+SMOOTH = 20.0  # pixels, so that a scene with little ink has a steady loss
 SMALL_SHARE = 0.2  # of the batches: at half size, for images of few pixels
 STRIP_SHARE = 0.15  # of the batches: strips, as wide images are
 STRIP_HEIGHTS = (64, 96, 128)  # pixels
@@ -46,7 +48,7 @@ EMPTY_INK = 0.0005  # of the pixels of a scene without a digit: less is nothing
 
 
 class Scenes(Dataset):
-    """The scenes of one seed: image, ink and core, uint8 (3, 256, 256), and the kind's number."""
+    """The scenes of one seed: image and ink, uint8 (2, 256, 256), and the kind's number."""
 
     def __init__(self, hands: Hands, seed: int, start: int, stop: int) -> None:
         self.hands, self.seed, self.start, self.stop = hands, seed, start, stop
@@ -58,11 +60,11 @@ class Scenes(Dataset):
         if index >= len(self):
             raise IndexError(index)
         scene = draw_scene(self.hands, self.seed, self.start + index)
-        return np.stack(scene[1:]), list(KINDS).index(scene.kind)
+        return np.stack([scene.image, scene.ink]), list(KINDS).index(scene.kind)
 
 
 def batches(scenes: Scenes, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the scenes in order: uint8 (N, 3, 256, 256), and their kinds, int64 (N,)."""
+    """Yield the scenes in order: uint8 (N, 2, 256, 256), and their kinds, int64 (N,)."""
     # As NumPy arrays they come through pipes: some machines have little shared memory.
     loader = DataLoader(
         scenes,
@@ -97,21 +99,30 @@ def reshape(scenes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return scenes
 
 
-def ink_loss(logits: torch.Tensor, ink: torch.Tensor, core: torch.Tensor) -> torch.Tensor:
-    """Return how far the logits are from the ink; all are float (N, 1, H, W).
+def thinness(ink: torch.Tensor) -> torch.Tensor:
+    """Return 0 for paper and more for ink the thinner its stroke is; float (N, 1, H, W).
 
-    Cross-entropy with the middle of strokes made heavy, the overlap (Dice loss, Milletari et al.
-    2016), and how much of the middle of the strokes is found (Kirchhoff et al. 2024).
+    A stroke gets as much in all as any other one as long, whether it is a hairline or broad.
     """
-    weight = 1 + CORE_WEIGHT * core
+    density = F.avg_pool2d(ink, THIN_SIDE, 1, THIN_SIDE // 2)
+    return ink / density.clamp(min=1 / THIN_SIDE)
+
+
+def ink_loss(logits: torch.Tensor, ink: torch.Tensor) -> torch.Tensor:
+    """Return how far the logits are from the ink; both are float (N, 1, H, W).
+
+    Cross-entropy in which thin strokes are heavy, the overlap (Dice loss, Milletari et al. 2016),
+    and, in scenes without a digit, how much is found.
+    """
+    # The paper beside a thin stroke is as heavy as the stroke, so that its edges are exact.
+    weight = 1 + THIN_WEIGHT * F.max_pool2d(thinness(ink), 3, 1, 1)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, ink, weight)
     found = logits.sigmoid()
-    smooth = 20.0  # pixels, so that a scene without ink has a loss
-    overlap = (found * ink).sum((1, 2, 3))
-    both = found.sum((1, 2, 3)) + ink.sum((1, 2, 3))
-    dice = 1 - (2 * overlap + smooth) / (both + smooth)
-    recall = ((found * core).sum((1, 2, 3)) + smooth) / (core.sum((1, 2, 3)) + smooth)
-    return cross_entropy + 0.5 * dice.mean() + 0.5 * (1 - recall).mean()
+    areas = [(values * weight).sum((1, 2, 3)) for values in (found * ink, found, ink)]
+    overlap, n_found, n_ink = areas
+    dice = 1 - (2 * overlap + SMOOTH) / (n_found + n_ink + SMOOTH)
+    too_much = (1 + n_found / SMOOTH).log() / 4  # as Dice loss falls little where much is found
+    return cross_entropy + 0.5 * torch.where(n_ink > 0, dice, too_much).mean()
 
 
 class Trainer:
@@ -134,13 +145,13 @@ class Trainer:
         self.loss = 0.0
 
     def train_step(self, scenes: torch.Tensor) -> None:
-        """Take one step on a batch of scenes, uint8 (N, 3, 256, 256)."""
+        """Take one step on a batch of scenes, uint8 (N, 2, 256, 256)."""
         generator = torch.Generator().manual_seed(self.seed + 1 + self.step)
         scenes = reshape(scenes.to(self.device).float() / 255, generator)
-        gray, ink, core = scenes.split(1, dim=1)
+        gray, ink = scenes.split(1, dim=1)
         with autocast(self.device):
             logits = self.network(gray)
-        loss = ink_loss(logits.float(), ink, core)
+        loss = ink_loss(logits.float(), ink)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT)
@@ -192,7 +203,7 @@ def train(trainer: Trainer, hands: Hands, arguments: argparse.Namespace) -> None
             print(f"{done:,} scenes, {speed:.0f} a second, loss {trainer.loss:.3f}", flush=True)
         if now - saved > SAVE_EVERY:
             saved = now
-            save_with_checksum(state_path(arguments.output), STATE_FORMAT, trainer.state())
+            save_content(state_path(arguments.output), STATE_FORMAT, trainer.state())
             save_ink(arguments, trainer)
     bar.close()
 
@@ -208,13 +219,13 @@ def save_ink(arguments: argparse.Namespace, trainer: Trainer) -> None:
         "command": arguments.command,
         "scenes": min(trainer.step * BATCH_SIZE, arguments.scenes),
     }
-    save_with_checksum(arguments.output, INK_FORMAT, {"metadata": metadata, "weights": weights})
+    save_content(arguments.output, INK_FORMAT, {"metadata": metadata, "weights": weights})
 
 
 def load_ink(path: Path) -> InkNetwork:
     """Read what `save_ink` wrote."""
     network = InkNetwork().eval()
-    network.load_state_dict(load_with_checksum(path, INK_FORMAT)["weights"])
+    network.load_state_dict(load_content(path, INK_FORMAT)["weights"])
     return network.to(memory_format=torch.channels_last)
 
 
@@ -231,19 +242,19 @@ def evaluate(network: InkNetwork, hands: Hands, arguments: argparse.Namespace) -
     """Return a table: how much of the ink of other scenes is found, by kind.
 
     IoU is the area of the ink that is found and there, as a share of what is found or there;
-    strokes is how much of the middle of the strokes is found. A scene without a digit counts as
+    strokes is how much of their length is found. A scene without a digit counts as
     right where next to nothing is found.
     """
     network = network.to(arguments.device)
     results: dict[int, list[tuple[float, float, float]]] = {}
     scenes = Scenes(hands, EVALUATION_SEED, 0, arguments.evaluate)
     for batch, kinds in batches(scenes, arguments.workers):
-        gray, ink, core = (batch.to(arguments.device).float() / 255).split(1, dim=1)
+        gray, ink = (batch.to(arguments.device).float() / 255).split(1, dim=1)
         with autocast(arguments.device):
             found = network(gray).float().sigmoid() > FOUND
-        ink, core = ink > FOUND, core > FOUND
+        thin, ink = thinness(ink), ink > FOUND
         share = lambda a, b: (a.sum((1, 2, 3)) + 1) / (b.sum((1, 2, 3)) + 1)  # noqa: E731
-        iou, strokes = share(found & ink, found | ink), share(found & core, core)
+        iou, strokes = share(found & ink, found | ink), share(found * thin, thin)
         empty = (found.float().mean((1, 2, 3)) < EMPTY_INK).float()
         rows = torch.stack([iou, strokes, empty], 1).cpu().tolist()
         for kind, row in zip(kinds.tolist(), rows, strict=True):
@@ -294,14 +305,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         began = time.monotonic()
         digits, _ = load_data(arguments.data_dir, arguments.sample)
-        hands = load_hands(digits.images, count=500 if arguments.sample else 10000)
+        hands = load_hands(digits.images, count=500 if arguments.sample else 6000)
         print(
             f"strokes of {len(hands.digits):,} digits in {time.monotonic() - began:.0f} s",
             flush=True,
         )
         trainer = Trainer(arguments)
         if arguments.resume:
-            trainer.restore(load_with_checksum(state_path(arguments.output), STATE_FORMAT))
+            trainer.restore(load_content(state_path(arguments.output), STATE_FORMAT))
         train(trainer, hands, arguments)
         save_ink(arguments, trainer)
         state_path(arguments.output).unlink(missing_ok=True)
