@@ -85,7 +85,7 @@ def things(rng: Random) -> np.ndarray:
     for i in range(rng.integers(1, 9)):
         if i and rng.random() < 0.4:  # a finger, a leg, an edge
             limb = np.stack([place, place + rng.normal(0, 1.3, 2) * size])
-            shape = coverage([(limb[None], np.full(1, rng.uniform(0.05, 0.4) * size))], fine=1)
+            shape = coverage([(limb[None], np.full(1, rng.uniform(0.15, 0.5) * size))], fine=1)
         else:
             box = (*(place - size * rng.uniform(0.2, 1, 2)), *(size * rng.uniform(0.3, 2, 2)))
             shape = filled(oval(*box)[:: rng.integers(1, 6)])
@@ -106,7 +106,7 @@ def lit(image: np.ndarray, rng: Random, easy: bool) -> np.ndarray:
     for _ in range(0 if easy and rng.random() < 0.6 else rng.integers(0, 3)):
         softness = log_uniform(rng, 0.003, 0.5)
         edge = (across(rng) - rng.uniform(-0.4, 0.4)) / softness
-        image = image * (1 - rng.uniform(0.05, 0.75) / (1 + np.exp(-edge.clip(-30, 30))))
+        image = image * (1 - rng.uniform(0.05, 0.65) / (1 + np.exp(-edge.clip(-30, 30))))
     if not easy and rng.random() < 0.2:
         x, y = rng.uniform(-0.3, 0.3, 2)
         far = (COLUMNS - x) ** 2 + (ROWS - y) ** 2

@@ -409,7 +409,7 @@ def on_paper(
     rng, easy, width = sheet.rng, name == "plain", sheet.pen / sheet.pixel
     paper = rng.uniform(0.5, 1)
     # Ink that is thin or in a coarse picture must be dark to be seen.
-    contrast = paper * rng.uniform(min(0.12 + 0.3 / max(1, width), 0.8), 0.95)
+    contrast = paper * rng.uniform(min(0.2 + 0.3 / max(1, width), 0.8), 0.95)
     if name in ("texture", "photo"):
         image = texture(rng) if name == "texture" else photo(sheet.hands.photos, rng)
     else:
