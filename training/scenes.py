@@ -69,7 +69,7 @@ class Sheet:
 
     def __init__(self, hands: Hands, rng: Random, pixel: float = 1.0) -> None:
         self.hands, self.rng, self.pixel = hands, rng, pixel
-        self.slant = rng.normal(0, 0.12)
+        self.slant, self.stretch = rng.normal(0, 0.12), rng.normal(0, 0.2)  # of the hand
         self.unevenness = rng.choice([0, 0, 0.15, 0.35])  # of the pen's width
         self.digits: list[tuple[Segments, np.ndarray]] = []
         self.other: list[tuple[Segments, np.ndarray]] = []
@@ -96,7 +96,7 @@ class Sheet:
         """Write a digit in this hand into a square at (x, y); return its width."""
         rng, digits = self.rng, self.hands.digits
         digit = digits[rng.integers(len(digits))] if rng.random() < 0.75 else drawn("digit", rng)
-        turn, stretch = math.radians(rng.normal(0, 5)), math.exp(rng.normal(0, 0.15))
+        turn, stretch = math.radians(rng.normal(0, 5)), math.exp(rng.normal(self.stretch, 0.12))
         matrix = np.array([[stretch, 0], [-self.slant, 1]])
         matrix = matrix @ [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]
         digit = unit(digit @ matrix)
