@@ -25,6 +25,7 @@ from training.papers import SIZE, Random, clouds, coverage, filled, lit, log_uni
 from training.strokes import SIGNS, Segments, digit_strokes, drawn, segments, unit
 from training.synthetic import oval
 
+FAT = 8  # pixels of a scene for each of its picture: strokes are one pixel or two
 FEW_CELLS = 20  # digits; more are in no comb
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -82,7 +83,7 @@ class Sheet:
         """Take a pen from hairline to marker for digits so many pixels high."""
         self.height = max(height, 8 * self.pixel)
         width = self.height * log_uniform(self.rng, 0.015, 0.22)
-        self.pen = max(width, self.pixel * self.rng.uniform(0.9, 1.3))
+        self.pen = max(width, self.pixel * self.rng.uniform(0.9, 2 if self.pixel > FAT else 1.3))
 
     def write(self, drawing: Segments, scale: float, x: float, y: float, onto: list) -> float:
         """Draw unit segments with the pen at a place; return their width."""
@@ -133,6 +134,7 @@ def one_digit(sheet: Sheet) -> None:
     """One digit, from small to as large as the sheet, in the middle, anywhere or cut by an edge."""
     rng = sheet.rng
     sheet.choose_pen(log_uniform(rng, min(max(18, 9 * sheet.pixel), 200), 250))
+    sheet.height = min(sheet.height, SIZE - sheet.pen)
     free = SIZE - sheet.height - sheet.pen
     shift = free * rng.uniform(-0.5, 0.5, 2) if rng.random() < 0.5 else rng.normal(0, 10, 2)
     shift[0] += rng.choice([-1, 1]) * (rng.random() < 0.06) * 0.6 * SIZE
@@ -395,10 +397,7 @@ def draw_scene(hands: Hands, seed: int, index: int, kind: str = "") -> Scene:
     if rng.random() < 0.35:
         image = 1 - image
     image = (255 * image.clip(0, 1)).round().astype(np.uint8)
-    if rng.random() < 0.3:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "jpeg", quality=int(rng.integers(15, 92)))
-        image = np.asarray(Image.open(file))
+    image = as_jpeg(image, rng) if rng.random() < 0.3 else image
     return Scene(name, image, (255 * ink.clip(0, 1)).round().astype(np.uint8))
 
 
@@ -458,11 +457,21 @@ def fewer_pixels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take a picture with few pixels, and enlarge it; a screen may show no gray between."""
     rng, side = sheet.rng, round(SIZE / sheet.pixel)
-    small = [np.asarray(Image.fromarray(a.astype(np.float32)).resize((side, side), Image.BOX))
-             for a in (image, ink)]  # fmt: skip
+    size = side, side
+    small = [Image.fromarray(np.float32(a)).resize(size, Image.BOX) for a in (image, ink)]
+    small = [np.asarray(a) for a in small]
     if on_screen and side >= 16 and rng.random() < 0.6:
         middle = (small[0].min() + small[0].max()) / 2
         hard = small[0] > middle + rng.uniform(-0.1, 0.1)
         small[0] = np.where(hard, small[0].max(), small[0].min())
+    elif rng.random() < 0.3:
+        small[0] = as_jpeg((255 * small[0].clip(0, 1)).astype(np.uint8), rng) / np.float32(255)
     way = Image.NEAREST if rng.random() < 0.3 else Image.BICUBIC
     return tuple(np.asarray(Image.fromarray(a).resize((SIZE, SIZE), way)) for a in small)
+
+
+def as_jpeg(image: np.ndarray, rng: Random) -> np.ndarray:
+    """Save and open gray values, uint8 (H, W), as a JPEG of some quality."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "jpeg", quality=int(rng.integers(15, 92)))
+    return np.asarray(Image.open(file))
