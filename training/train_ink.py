@@ -18,17 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from reading.checkpoint import load_content, save_content
 from reading.devices import computes_in_bfloat16
-from reading.inknet import InkNetwork, fold_batch_norm
+from reading.ink import INK_FORMAT, INK_WEIGHTS, InkNetwork, load_ink_network
 from training.data import PROJECT_DIR, load_data
 from training.scenes import KINDS, Hands, draw_scene, load_hands
 
-INK_FORMAT = "mnist-ink"
 STATE_FORMAT = "mnist-ink-training"
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3  # the highest; one cycle (Smith and Topin 2018)
@@ -222,11 +222,18 @@ def save_ink(arguments: argparse.Namespace, trainer: Trainer) -> None:
     save_content(arguments.output, INK_FORMAT, {"metadata": metadata, "weights": weights})
 
 
-def load_ink(path: Path) -> InkNetwork:
-    """Read what `save_ink` wrote."""
-    network = InkNetwork().eval()
-    network.load_state_dict(load_content(path, INK_FORMAT)["weights"])
-    return network.to(memory_format=torch.channels_last)
+def fold_batch_norm(network: InkNetwork) -> InkNetwork:
+    """Return the same function, in evaluation mode, without batch normalization."""
+    folded = InkNetwork().eval()
+    of_type = lambda net, kind: [m for m in net.modules() if isinstance(m, kind)]  # noqa: E731
+    norms = of_type(network.eval(), nn.BatchNorm2d)
+    *convolutions, last = of_type(network, nn.Conv2d)
+    *targets, out = of_type(folded, nn.Conv2d)
+    for convolution, norm, target in zip(convolutions, norms, targets, strict=True):
+        fused = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm)
+        target.load_state_dict(fused.state_dict())
+    out.load_state_dict(last.state_dict())
+    return folded
 
 
 def state_path(output: Path) -> Path:
@@ -282,7 +289,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the scenes and of the first weights [0]")
     add("--device", default="auto", help="cpu, cuda or mps; by default a GPU if there is one")
     add("--workers", type=int, default=os.cpu_count(), help="processes that draw [one a core]")
-    add("--output", type=Path, default=PROJECT_DIR / "weights" / "ink.pt", help="where weights go")
+    add("--output", type=Path, default=INK_WEIGHTS, help="where weights go")
     add("--data-dir", default=PROJECT_DIR / "data", help="the folder of MNIST")
     add("--evaluate", type=int, default=2000, help="scenes of another seed to evaluate on [2000]")
     add("--resume", action="store_true", help="go on with a training that was interrupted")
@@ -316,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
         train(trainer, hands, arguments)
         save_ink(arguments, trainer)
         state_path(arguments.output).unlink(missing_ok=True)
-        print(*evaluate(load_ink(arguments.output), hands, arguments), sep="\n", flush=True)
+        print(*evaluate(load_ink_network(arguments.output), hands, arguments), sep="\n", flush=True)
         print(f"{arguments.output}: {time.monotonic() - began:.0f} s")
         return 0
     except KeyboardInterrupt:
