@@ -136,8 +136,9 @@ def find_small_ink(gray: np.ndarray) -> np.ndarray | None:
     fewer connected components.
     """
     gray = (gray - gray.min()) / np.ptp(gray)
-    if abs(border(gray).mean() - border(gray[1:-1, 1:-1]).mean()) > 0.75:
-        gray = gray[1:-1, 1:-1]  # without its frame
+    inner = gray[1:-1, 1:-1]
+    if inner.size and abs(border(gray).mean() - border(inner).mean()) > 0.75:
+        gray = inner  # without its frame
     parts_in_dark, parts_in_light = (
         connected_components(side)[1] for side in (gray <= 0.5, gray > 0.5)
     )
@@ -215,7 +216,7 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     at_edge = (starts == 0).any(axis=1) | (stops == ink.shape).any(axis=1)
     off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
     around = find_surroundings(labels, starts, stops, middles)
-    scores = masses * (1 - 0.4 * off) * np.where(at_edge, 0.5, 1) * ~around
+    scores = masses * strengths**3 * (1 - 0.4 * off) * np.where(at_edge, 0.5, 1) * ~around
     chosen = numbers == 1 + scores.argmax()
     eligible = ~around & (at_edge <= at_edge[chosen])
     eligible &= masses > MIN_PART_MASS * masses[chosen]

@@ -29,6 +29,8 @@ SURE = 0.9  # the confidence from which a component is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
 MIN_STRENGTH = 0.7  # of ink, as a share of the typical strength
 MAX_COMPONENTS = 2000  # of a picture; the largest are looked at
+MANY = 96  # components, of which too few are digits: print, or a pattern,
+MIN_SURE = 0.5  # if the network is sure of a smaller share
 BATCH_SIZE = 32  # components that the network reads before it is asked whether the rest is dust
 MAX_PARTS = 5  # of one digit
 MAX_CUTS = 2.5  # of a part that is as wide as it is high
@@ -368,6 +370,9 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box,
         return []
     for start in range(0, len(parts), BATCH_SIZE):  # from the largest on, until the rest is dust
         page.read(parts[start : start + BATCH_SIZE])
+        n_sure = sum(map(page.is_sure, page.readings))
+        if start >= MANY and n_sure < MIN_SURE * len(page.readings):
+            return []
         height, _ = typical_digit(page)
         rest = parts[start + BATCH_SIZE :]
         if rest and max(rest[0].mask.shape) <= HEIGHTS[0] * height:
