@@ -98,8 +98,11 @@ def load_ink_network(path: Path = INK_WEIGHTS) -> InkNetwork:
 def find_ink(gray: np.ndarray) -> np.ndarray:
     """Return how likely each pixel is ink of a digit: gray values, (H, W) in 0..1, to the same.
 
-    The digits should be 20 to 200 px high. Above 0.5 is ink.
+    The digits should be 20 to 200 px high. Above 0.5 is ink. Raises ValueError if the image is
+    blank.
     """
+    if np.ptp(gray) < MIN_RANGE:
+        raise ValueError("the image is blank: no ink found")
     height, width = gray.shape
     dark, light = np.percentile(gray, (0.1, 99.9))  # what a few pixels alone have is noise
     gray = ((gray - dark) / max(light - dark, MIN_RANGE)).astype(np.float32)

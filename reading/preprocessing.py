@@ -35,7 +35,6 @@ STROKE_WIDTHS = (2.0, 3.6)  # pixels, minimum and maximum of most of MNIST
 MAX_SMALL_WIDTH = 4.2  # pixels of the strokes of a small digit, which may be blurred
 MAX_STRETCHED_WIDTH = 0.25  # of a stroke, as a share of the height; a wider one was stretched
 MAX_SMALL = 32  # pixels of the longer side; a smaller image needs no network
-MIN_CLEAN_PAPER = 0.25  # of such an image; paper of one tone covers more of it
 SMALL_SIZE = 128  # pixels of the longer side of the copy of an image of at most 48
 MAX_LOOKS = 3  # at a digit, each closer than the one before
 CLOSE = 2.2  # a look is close if the image is at most so many times as large as the digit
@@ -122,19 +121,19 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
     """
     if is_mnist_like(gray):
         return gray
-    if np.ptp(gray) < MIN_RANGE:
-        raise ValueError("the image is blank: no ink found")
-    if max(gray.shape) <= MAX_SMALL and (ink := find_small_ink(gray)) is not None:
+    if (ink := find_small_ink(gray)) is not None:
         return draw_as_mnist(unstretch(ink[bounding_box(ink > 0.3)], ink.shape), small=True)
     return draw_as_mnist(*find_digit(gray))
 
 
 def find_small_ink(gray: np.ndarray) -> np.ndarray | None:
-    """Return the ink of an image of few pixels, (H, W), or None if its paper has several tones.
+    """Return the ink of an image of few pixels, (H, W), and None for others.
 
     Ink may cover half of a tight crop. But even there the border is mostly paper, and ink has
     fewer connected components.
     """
+    if max(gray.shape) > MAX_SMALL or np.ptp(gray) < MIN_RANGE:
+        return None
     gray = (gray - gray.min()) / np.ptp(gray)
     inner = gray[1:-1, 1:-1]
     if inner.size and abs(border(gray).mean() - border(inner).mean()) > 0.75:
@@ -144,7 +143,7 @@ def find_small_ink(gray: np.ndarray) -> np.ndarray | None:
     )
     ink_is_light = 1 - 2 * border(gray).mean() + 0.1 * (parts_in_dark - parts_in_light) > 0
     ink = gray if ink_is_light else 1 - gray
-    return ink if (ink < 0.05).mean() > MIN_CLEAN_PAPER else None
+    return ink
 
 
 def border(values: np.ndarray) -> np.ndarray:
