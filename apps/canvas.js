@@ -1,4 +1,5 @@
-// The canvas: in a notebook, anywidget calls render; on the page, openPage is called.
+// The canvas: in a notebook, anywidget calls render; on the page of Python's server, openPage is
+// called. On the page that works without Python, page.js is, which reads as one draws.
 
 const [WIDTH, HEIGHT] = [1120, 560];  // pixels of the drawing, more than most screens show
 const PEN = 28;    // pixels: a stroke as wide as MNIST's, for a digit half as high as the canvas
@@ -7,11 +8,35 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 const PATIENCE = 4000;  // milliseconds without an answer
 const SILENCE = "No answer. Python is busy, or has ended. If so, start the canvas again.";
 
-// Adds a canvas to an element. When the pen is lifted, it calls send with the drawing: an id, and a
-// PNG as a data URL. Returns the function that takes the answers.
-function createCanvas(el, send) {
+// Paints strokes, lists of points [x, y] in pixels of the drawing, in black on white.
+function paintStrokes(context, strokes, pen = PEN) {
+  context.fillStyle = "white";
+  context.fillRect(0, 0, WIDTH, HEIGHT);
+  context.strokeStyle = "black";
+  context.lineCap = context.lineJoin = "round";
+  context.lineWidth = pen;
+  for (const points of strokes) {
+    const [startX, startY] = points[0];
+    context.beginPath();
+    context.moveTo(startX, startY);
+    context.lineTo(startX + 0.1, startY);  // a dot, if there is no more
+    // Curves from middle to middle of the segments: no corners where the pen was sampled.
+    for (let i = 1; i < points.length; i++) {
+      const [x, y] = points[i];
+      const [nextX, nextY] = points[i + 1] ?? points[i];
+      context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
+    }
+    context.stroke();
+  }
+}
+
+// Adds a canvas to an element. When the pen is lifted, it calls send with the drawing: an id, the
+// canvas, and its strokes; if it is live, whenever the drawing changes. Returns the function that
+// takes the answers.
+function createCanvas(el, send, live = false) {
   const root = document.createElement("div");
   root.className = "digit-canvas";
+  const status = 'role="status"';  // a screen reader says what is in it
   // Without data-lm-suppress-shortcuts, Jupyter takes our keys.
   root.innerHTML = `
     <div class="pad">
@@ -24,7 +49,8 @@ function createCanvas(el, send) {
     <button type="button" class="clear" data-lm-suppress-shortcuts>Clear</button>
     <div class="answer">
       <div>
-        <div class="said" role="status"></div>
+        <div class="said" ${live ? "" : status}></div>
+        <div class="heard" ${live ? status : ""}></div>
         <div class="seen"><img alt="the 28 by 28 pixels that the network saw">
           <span>what the network saw:<br>28×28 pixels</span></div>
       </div>
@@ -33,7 +59,7 @@ function createCanvas(el, send) {
   el.append(root);
   const find = (selector) => root.querySelector(selector);
   const [canvas, said] = [find("canvas"), find(".said")];
-  const context = canvas.getContext("2d", { alpha: false });
+  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: live });
 
   const strokes = [];  // lists of points [x, y], in pixels of the drawing
   let pointer = null;  // the mouse, finger or pen that is down
@@ -42,24 +68,7 @@ function createCanvas(el, send) {
   let asked, timer;    // the id of the drawing that an answer is wanted for; for how long
 
   function paint(withPen = true) {
-    context.fillStyle = "white";
-    context.fillRect(0, 0, WIDTH, HEIGHT);
-    context.strokeStyle = "black";
-    context.lineCap = context.lineJoin = "round";
-    context.lineWidth = PEN;
-    for (const points of strokes) {
-      const [startX, startY] = points[0];
-      context.beginPath();
-      context.moveTo(startX, startY);
-      context.lineTo(startX + 0.1, startY);  // a dot, if there is no more
-      // Curves from middle to middle of the segments: no corners where the pen was sampled.
-      for (let i = 1; i < points.length; i++) {
-        const [x, y] = points[i];
-        const [nextX, nextY] = points[i + 1] ?? points[i];
-        context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
-      }
-      context.stroke();
-    }
+    paintStrokes(context, strokes);
     if (withPen && keyboard && canvas.matches(":focus")) {
       context.beginPath();
       context.arc(...keyboard, PEN / 2, 0, 2 * Math.PI);
@@ -69,20 +78,29 @@ function createCanvas(el, send) {
     }
   }
 
+  function say(html) {
+    if (said.innerHTML !== html) said.innerHTML = html;
+    // A screen reader has to wait until the pen is lifted.
+    if (live && pointer === null && !keyboardDown) find(".heard").textContent = said.textContent;
+  }
+
   const percent = (share) => (share === undefined ? "" : (100 * share).toFixed(1) + "%");
-  function show({ lines, seen }) {  // no lines: an empty canvas
+  // No lines: an empty canvas. If one of several digits is chosen, its probabilities are shown.
+  function show({ lines, seen, chosen, remark }) {
     clearTimeout(timer);
     root.classList.remove("waiting");
     const digits = lines?.flat() ?? [];
-    const one = digits.length === 1 ? digits[0] : null;
+    const one = digits.length === 1 ? digits[0] : chosen;
     const number = lines?.map((line) => line.map(({ digit }) => digit).join("")).join(" ");
-    const remark = !lines ? "draw a digit" : !number ? "no digit" : "";
-    said.innerHTML = `<b>${number || "?"}</b> ${one ? percent(one.confidence) + " sure" : remark}`;
+    remark ??= !lines ? "draw a digit" : !number ? "no digit"
+      : digits.length === 1 ? percent(one.confidence) + " sure" : "";
+    say(`<b>${number || "?"}</b> ${remark}`);
     // How likely each of the ten is; of several that were found, each of these.
-    const rows = digits.length > 1 ? digits.map(({ digit, confidence }) => [digit, confidence])
+    const rows = digits.length && !one ? digits.map(({ digit, confidence }) => [digit, confidence])
       : [...Array(10).keys()].map((digit) => [digit, one?.probabilities[digit]]);
     find(".rows").innerHTML = rows.map(([digit, share]) => `
-      <div class="row ${one?.digit === digit ? "best" : ""}"><span>${digit}</span>
+      <div class="row ${one?.digit === digit ? "best" : ""}" data-digit="${digit}">
+        <span>${digit}</span>
         <div class="track"><div class="bar" style="width: ${percent(share)}"></div></div>
         <span class="percent">${percent(share)}</span></div>`).join("");
     find(".boxes").innerHTML = digits.map(({ digit, box: [left, top, right, bottom] }) => `
@@ -95,15 +113,16 @@ function createCanvas(el, send) {
 
   function ask() {
     asked = String(Math.random());  // a widget may be shown twice, and each view asks
-    paint(false);
-    const png = canvas.toDataURL("image/png");
-    paint();
-    if (strokes.length === 0) return show({});
-    send({ id: asked, png });
     root.classList.add("waiting");
     clearTimeout(timer);
-    timer = setTimeout(() => { said.textContent = SILENCE; }, PATIENCE);
+    timer = setTimeout(() => say(SILENCE), PATIENCE);
+    paint(false);
+    if (strokes.length === 0) show({});
+    if (strokes.length || live) send({ id: asked, canvas, strokes });
+    if (keyboard) paint();
   }
+
+  const change = () => (live ? ask() : paint());
 
   function place(event) {
     const { left, top, width } = canvas.getBoundingClientRect();
@@ -116,13 +135,13 @@ function createCanvas(el, send) {
     canvas.setPointerCapture(pointer);  // a stroke goes on outside of the canvas
     [keyboard, keyboardDown] = [null, false];
     strokes.push([place(event)]);
-    paint();
+    change();
   });
   canvas.addEventListener("pointermove", (event) => {
     if (event.pointerId !== pointer) return;
     const events = event.getCoalescedEvents?.() ?? [];  // all since the last frame
     strokes.at(-1).push(...(events.length ? events : [event]).map(place));
-    paint();
+    change();
   });
   canvas.addEventListener("lostpointercapture", (event) => {
     if (event.pointerId !== pointer) return;
@@ -158,7 +177,8 @@ function createCanvas(el, send) {
       if (keyboardDown) strokes.push([keyboard]);
       else ask();
     }
-    paint();
+    if (keyboardDown) change();
+    else paint();
   });
   canvas.addEventListener("blur", () => paint());  // without the ring where the pen is
 
@@ -170,8 +190,8 @@ function createCanvas(el, send) {
 }
 
 function render({ model, el }) {
-  const take = createCanvas(el, (drawing) => {
-    model.set("drawing", drawing);
+  const take = createCanvas(el, ({ id, canvas }) => {
+    model.set("drawing", { id, png: canvas.toDataURL("image/png") });
     model.save_changes();
   });
   const onAnswer = () => take(model.get("answer"));
@@ -180,8 +200,9 @@ function render({ model, el }) {
 }
 
 function openPage(el) {
-  const take = createCanvas(el, async ({ id, png }) => {
-    const body = Uint8Array.from(atob(png.split(",")[1]), (byte) => byte.charCodeAt());
+  const take = createCanvas(el, async ({ id, canvas }) => {
+    const png = atob(canvas.toDataURL("image/png").split(",")[1]);
+    const body = Uint8Array.from(png, (byte) => byte.charCodeAt());
     const headers = { "Content-Type": "image/png" };
     const reply = await fetch("read", { method: "POST", headers, body });
     take({ id, ...(await reply.json()) });

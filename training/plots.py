@@ -5,12 +5,15 @@ import math
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from model import NUM_CLASSES
+from model import IMAGE_SIZE, NUM_CLASSES, normalize
 from reading.files import write_atomically
 from training.data import Digits
+
+SQUARE, STEP = 4, 2  # pixels of the squares of ink that occlusion erases, and between them
 
 
 def plot_history(history: dict) -> Figure:
@@ -77,12 +80,67 @@ def plot_mistakes(digits: Digits, probabilities: torch.Tensor) -> Figure:
 
     Takes the digits and the probabilities that the network gave them, float (N, 10).
     """
+    worst, confidence, read = find_mistakes(digits, probabilities)
+    titles = [f"{digits.labels[i]} → {read[i]} ({confidence[i]:.1%})" for i in worst[:40]]
+    heading = f"The most confident of {len(worst)} misses: true digit → read as (confidence)"
+    return plot_digits(digits.images[worst[:40]], titles, heading)
+
+
+def find_mistakes(digits: Digits, probabilities: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return which digits were misread, the most confident first, and all confidences and answers.
+
+    Takes the probabilities that the network gave the digits, float (N, 10).
+    """
     confidence, read = probabilities.max(dim=1)
     misses = (read != digits.labels).nonzero().flatten()
-    worst = misses[confidence[misses].argsort(descending=True)][:40]
-    titles = [f"{digits.labels[i]} → {read[i]} ({confidence[i]:.1%})" for i in worst]
-    heading = f"The most confident of {len(misses)} misses: true digit → read as (confidence)"
-    return plot_digits(digits.images[worst], titles, heading)
+    return misses[confidence[misses].argsort(descending=True)], confidence, read
+
+
+def plot_reasons(model: nn.Module, digits: Digits, probabilities: torch.Tensor) -> Figure:
+    """Draw which ink spoke for the wrong digit, and for the true one, in four confident mistakes.
+
+    Takes the network on the CPU, the digits, and the probabilities it gave them, float (N, 10).
+    """
+    worst, confidence, read = find_mistakes(digits, probabilities)
+    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    figure.suptitle("Blue ink spoke for the digit, red ink against it")
+    rows = figure.subplots(2, 4)
+    for axes in rows.flat:
+        axes.axis("off")
+    for i, columns in zip(worst[:4].tolist(), rows.T, strict=False):
+        spoke = occlude(model, digits.images[i])
+        true, wrong = int(digits.labels[i]), int(read[i])
+        titles = f"read as {wrong} ({confidence[i]:.1%})", f"in truth a {true}"
+        for axes, digit, title in zip(columns, (wrong, true), titles, strict=True):
+            limit = float(spoke[digit].abs().max())
+            axes.imshow(digits.images[i], cmap="Greys", alpha=0.4)
+            strength = (spoke[digit].abs() / limit).numpy()
+            axes.imshow(spoke[digit], cmap="RdBu", vmin=-limit, vmax=limit, alpha=strength)
+            axes.set_title(title)
+    return figure
+
+
+@torch.inference_mode()
+def occlude(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Return how much each pixel spoke for each of the ten digits: float (10, 28, 28).
+
+    This is occlusion (Zeiler and Fergus 2014). Squares of the image, uint8 (28, 28), are erased in
+    turn. A pixel counts by its ink, and by how far the log-odds of the digit fall without the
+    squares around it, on average. Where they rise, the pixel spoke against the digit.
+    """
+    starts = range(0, IMAGE_SIZE - SQUARE + 1, STEP)
+    squares = torch.zeros(len(starts), len(starts), IMAGE_SIZE, IMAGE_SIZE)
+    for row, top in enumerate(starts):
+        for column, left in enumerate(starts):
+            squares[row, column, top : top + SQUARE, left : left + SQUARE] = 1
+    squares = squares.flatten(0, 1)  # (169, 28, 28)
+    logits = model(normalize(torch.cat([image[None], image * (1 - squares)])))  # (170, 10)
+    itself = torch.eye(NUM_CLASSES, dtype=torch.bool)
+    others = logits[:, None].masked_fill(itself, -math.inf).logsumexp(dim=2)  # (170, 10)
+    odds = logits - others
+    drops = odds[0] - odds[1:]  # (169, 10)
+    spoke = torch.einsum("sd,shw->dhw", drops, squares) / squares.sum(dim=0)
+    return spoke * (image / 255)
 
 
 def save_figure(path: Path, figure: Figure, data_name: str) -> None:
