@@ -24,13 +24,15 @@ import nbformat
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 NOTEBOOK = PROJECT_DIR / "mnist_classifier_demo.ipynb"
 CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
+# What the notebook has no use for.
+LEFT_OUT = {"export.py", "page.py", "page.js", "page.css", "page.html", "mnist.js", "network.js"}
 # What the notebook carries, but for model.py, which it shows.
 PACKED_FILES = ["train.py", "inference.py"]
 PACKED_FILES += sorted(
     path.relative_to(PROJECT_DIR).as_posix()
     for folder in ("training", "reading", "apps")
     for path in (PROJECT_DIR / folder).iterdir()
-    if path.suffix in (".py", ".js", ".css", ".html", ".txt") and path.name != "export.py"
+    if path.suffix in (".py", ".js", ".css", ".html", ".txt") and path.name not in LEFT_OUT
 )
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -35,7 +35,7 @@ except ImportError as error:
 
 FILES = ["model.py", *PACKED_FILES]
 FIGURES = ["look", "augment", "train", "curves", "confusion", "filters", "maps", "samples"]
-FIGURES += ["worst", "yours"]
+FIGURES += ["worst", "reasons", "yours"]
 OFFLINE = {
     "PIP_NO_INDEX": "1",
     "http_proxy": "http://127.0.0.1:9",  # where nobody listens
