@@ -146,6 +146,7 @@ def test_the_committed_notebook_reads_well_where_nothing_runs():
     assert len(canvas.data["image/png"]) > 10_000  # the picture of it in use
 
 
+@slow
 def test_in_a_clone_it_runs_from_top_to_bottom(notebook, tmp_path):
     copy_project(tmp_path)
     execute(notebook, tmp_path, **OFFLINE)

@@ -101,6 +101,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path, uninter
     assert writes > 0
 
 
+@slow
 def test_ctrl_c_leaves_a_state_that_resumes(tmp_path, uninterrupted):
     process = start(tmp_path, *SETTINGS)
     for line in process.stdout:
@@ -211,6 +212,7 @@ def test_a_damaged_foreign_or_older_state_is_refused_in_one_line(tmp_path, unint
         load_checkpoint(uninterrupted / "training_state.pt")
 
 
+@slow
 def test_a_second_run_into_the_same_folder_says_so_and_stops(tmp_path):
     with start(tmp_path, *SETTINGS, "--epochs", "500") as first:
         for line in first.stdout:

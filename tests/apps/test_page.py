@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import unavailable
+from conftest import slow, unavailable
 
 from apps import page as apps_page
 from inference import MNISTPredictor
@@ -22,6 +22,7 @@ try:
 except ImportError:
     CHROMIUM = None
 
+pytestmark = slow
 PICTURES = PROJECT_DIR / "outputs" / "browser"  # to be looked at
 BLANK = ["?", "draw", "a", "digit"]
 WIDTH, HEIGHT = 1120, 560  # of the canvas
@@ -200,7 +201,6 @@ def test_the_bundled_test_digits_are_read_as_python_reads_them(open_page, rounde
     check_digits(open_page(), load_sample(train=False), rounded)
 
 
-@pytest.mark.skipif("SLOW" not in os.environ, reason="takes long: SLOW=1 runs it")
 def test_all_test_digits_are_read_as_python_reads_them(open_page, rounded, mnist_dir):
     check_digits(open_page(), load_mnist(mnist_dir, train=False), rounded)
 
