@@ -164,17 +164,18 @@ def preprocess_batches(
     images: Iterable[ImageLike], batch_size: int, jobs: int
 ) -> Iterator[torch.Tensor]:
     """Yield what `preprocess` makes of images, (n, 1, 28, 28); raise the first error."""
-    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim < 3:
+    whole = isinstance(images, np.ndarray | torch.Tensor)
+    if whole and images.ndim < 3:
         shape = tuple(images.shape)
         raise ValueError(f"predict_batch takes several images, not {shape}; predict takes one")
-    if isinstance(images, np.ndarray | torch.Tensor) and not jobs:
-        for start in range(0, len(images), batch_size):
-            yield preprocess_batch(images[start : start + batch_size])
-        return
     if jobs:
         preprocessed = preprocess_ahead(images, jobs)
         while batch := list(itertools.islice(preprocessed, batch_size)):
             yield torch.stack(batch)
+        return
+    if whole:
+        for start in range(0, len(images), batch_size):
+            yield preprocess_batch(images[start : start + batch_size])
         return
     for small, group in itertools.groupby(images, is_small_array):
         ready = map(unchanged if small else preprocess, group)  # holds one large image at a time

@@ -7,8 +7,10 @@ import signal
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from inference import MNISTPredictor
 from reading.checkpoint import save_checkpoint
 from train import Settings, train
 from training.data import load_sample
@@ -68,6 +70,18 @@ def checkpoint(trained, tmp_path_factory) -> Path:
     model, history = trained
     save_checkpoint(path, model, {"command": "pytest"} | history)
     return path
+
+
+@pytest.fixture(scope="module")
+def predictor() -> MNISTPredictor:
+    """The weights that ship."""
+    return MNISTPredictor()
+
+
+@pytest.fixture(scope="module")
+def seven() -> np.ndarray:
+    """A clear 7 as MNIST has it, uint8 (28, 28)."""
+    return load_sample(False).images[7].numpy()
 
 
 @pytest.fixture

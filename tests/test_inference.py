@@ -26,18 +26,6 @@ from reading import loading
 from training.data import PROJECT_DIR, load_mnist, load_sample
 
 
-@pytest.fixture(scope="module")
-def predictor() -> MNISTPredictor:
-    """The weights that ship."""
-    return MNISTPredictor()
-
-
-@pytest.fixture(scope="module")
-def seven() -> np.ndarray:
-    """A clear 7 as MNIST has it, uint8 (28, 28)."""
-    return load_sample(False).images[7].numpy()
-
-
 @pytest.fixture(autouse=True)
 def limit(monkeypatch) -> None:
     """Pillow's own limit of pixels, after each test: the command line sets its own."""

@@ -1,12 +1,13 @@
 """The page that works without Python: it is held equal to Python, and drawn on in Chromium."""
 
 import base64
+import contextlib
 import os
 
 import numpy as np
 import pytest
 import torch
-from conftest import slow, unavailable
+from conftest import slow
 
 from apps import page as apps_page
 from inference import MNISTPredictor
@@ -17,10 +18,8 @@ from training.data import PROJECT_DIR, load_mnist, load_sample
 from training.plots import occlude
 from training.synthetic import STYLES, vary
 
-try:
-    from browser import CHROMIUM, FLAGS, STROKES, answer, draw, sync_playwright
-except ImportError:
-    CHROMIUM = None
+with contextlib.suppress(ImportError):  # the fixture `browser` says what is missing
+    from browser import STROKES, answer, draw
 
 pytestmark = slow
 PICTURES = PROJECT_DIR / "outputs" / "browser"  # to be looked at
@@ -84,16 +83,6 @@ OCCLUDE = """(batch) => {
     do step = work.next(); while (!step.done);
     return step.value.map((values) => [...values]);
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        unavailable("needs requirements-dev.txt, and Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -13,21 +13,8 @@ from PIL import Image, ImageOps
 
 from inference import MNISTPredictor
 from reading.image_io import to_grayscale
-from training.data import load_sample
 
 FUZZED_FILES = int(os.environ.get("FUZZED_FILES", "35"))
-
-
-@pytest.fixture(scope="module")
-def predictor() -> MNISTPredictor:
-    """The weights that ship."""
-    return MNISTPredictor()
-
-
-@pytest.fixture(scope="module")
-def seven() -> np.ndarray:
-    """A clear 7 as MNIST has it, uint8 (28, 28)."""
-    return load_sample(False).images[7].numpy()
 
 
 def png(image: Image.Image) -> bytes:

@@ -6,7 +6,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.photographs import KINDS, photographs, straight_strokes
-from inference import MNISTPredictor
 from reading import preprocessing
 from reading.image_io import WORK_SIZE
 from reading.ink import find_ink, resize_to
@@ -15,12 +14,6 @@ from training.data import load_sample
 
 CLEAR = [30, 11, 2, 23, 14, 5, 26, 7, 18, 9]  # of the sample, one of each class
 PLACES = list(KINDS)[list(KINDS).index("ring around the digit") :]
-
-
-@pytest.fixture(scope="module")
-def predictor() -> MNISTPredictor:
-    """The weights that ship."""
-    return MNISTPredictor()
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,6 @@ from training.data import load_sample
 
 
 @pytest.fixture(scope="module")
-def predictor() -> MNISTPredictor:
-    """The weights that ship."""
-    return MNISTPredictor()
-
-
-@pytest.fixture(scope="module")
 def digits() -> list[np.ndarray]:
     """A clear digit of each class, uint8 (28, 28)."""
     sample = load_sample(False)
