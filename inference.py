@@ -40,6 +40,7 @@ from reading.image_io import (
 from reading.loading import (
     explaining_dead_workers,
     find_images,
+    join_queue_threads,
     preprocess_batches,
     survive_forks,
     work_ahead,
@@ -313,7 +314,9 @@ def read_item(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return exit_code("inference.py", lambda: read_images(*parse_arguments(argv)))
+    code = exit_code("inference.py", lambda: read_images(*parse_arguments(argv)))
+    join_queue_threads()
+    return code
 
 
 if __name__ == "__main__":

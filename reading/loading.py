@@ -26,6 +26,7 @@ from reading.preprocessing import preprocess, preprocess_batch
 
 AHEAD = 2  # items that each worker process may have been sent and not answered
 MAX_STDIN_SIZE = 500_000_000  # bytes; a photo of 200 megapixels has fewer
+MAX_JOIN = 5.0  # seconds for each thread, which needs far less
 
 
 # ---- Which images ------------------------------------------------------------------------
@@ -135,6 +136,17 @@ def ignoring_interrupts() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
+
+
+def join_queue_threads() -> None:
+    """Wait for the threads that fed worker processes, which end when those have been stopped.
+
+    Where processes are spawned, such a thread frees a semaphore last. If Python ends meanwhile,
+    it complains of a leak.
+    """
+    for thread in threading.enumerate():
+        if thread.name == "QueueFeederThread":  # of multiprocessing.Queue
+            thread.join(MAX_JOIN)
 
 
 def unchanged(answer: Any) -> Any:
