@@ -44,7 +44,7 @@ def build_page(checkpoint: str | os.PathLike) -> str:
     return read_sources("page.html").format(
         hashes=" ".join(hash_source(source) for source in (functions, script)),
         style=read_sources("canvas.css", "page.css"),
-        min_confidence=metadata.get("min_confidence", metadata.get("least_confidence", 0)),
+        min_confidence=metadata.get("min_confidence", 0),
         parameters=len(numbers),
         weights=html.escape(describe_weights(metadata, data)),
         numbers=base64.b64encode(data).decode(),

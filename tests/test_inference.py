@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ from benchmarks.photographs import KINDS, photographs
 from inference import MNISTPredictor, Prediction
 from model import normalize
 from reading import loading
+from reading.segmentation import Candidate
 from training.data import PROJECT_DIR, load_mnist, load_sample
 
 
@@ -505,12 +507,13 @@ def test_dark_ink_on_a_transparent_ground_is_dark_on_light_where_annotated(seven
 
 
 def test_a_number_of_which_half_is_sure_is_read(monkeypatch, predictor):
-    """And one of which less is sure is none."""
-    confidences = [0.99, 0.5, 0.3]
+    """And one of which most is unlikely is none."""
+    confidences = [0.99, 0.5, 0.1]
 
     def read_page(gray, classify):
         found = [Prediction(i, c, ()) for i, c in enumerate(confidences[:n])]
-        return [[(prediction, (0, 0, 1, 1), False) for prediction in found]]
+        place = {"box": (0, 0, 1, 1), "is_cut": False, "starts_number": False, "share": 1 / n}
+        return [[Candidate(p, **place, score=math.log(p.confidence)) for p in found]]
 
     monkeypatch.setattr(inference, "read_page", read_page)
     image, strict = np.zeros((9, 9)), MNISTPredictor(min_confidence=0.9)
@@ -520,10 +523,8 @@ def test_a_number_of_which_half_is_sure_is_read(monkeypatch, predictor):
     assert strict.read(image) == []
 
 
-def test_older_checkpoints_have_the_confidence_under_its_old_name(predictor):
-    metadata = predictor.metadata
-    old = metadata.get("min_confidence", metadata.get("least_confidence"))
-    assert predictor.min_confidence == old > 0.5
+def test_the_confidence_that_is_asked_for_is_the_checkpoints_own(predictor):
+    assert predictor.min_confidence == predictor.metadata["min_confidence"] > 0.5
     with pytest.raises(ValueError, match=r"min_confidence must be in 0\.\.1, not 2"):
         MNISTPredictor(min_confidence=2)
 

