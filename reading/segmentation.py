@@ -16,17 +16,21 @@ import scipy
 import torch
 
 from model import normalize
-from reading.ink import NEIGHBOURS, WEAK, erode, find_page_ink, remove_ruled_lines
-from reading.preprocessing import BOX_SIZE, draw_component
+from reading.ink import NEIGHBOURS, find_ink, resize_to
+from reading.preprocessing import SMALL_DIGIT, draw_as_mnist
 
 # Chosen on pictures of numbers and pages (benchmarks/whole_numbers.py). Pairs are the minimum and
 # the maximum. Costs are in nats: they are compared with the logarithm of the confidence.
 MIN_EXTENT = 0.006  # of a component, as a share of the longer side; a smaller one is dust
-MIN_RULED_LINE = 0.025  # the shortest straight piece of a ruled line, as a share of the width
+FIRST_SIZES = (128, 384)  # pixels of the longer side of the copy in which ink is looked for first
+DIGIT_SIZE = 32  # pixels of the height of digits in the second,
+MAX_SIZE = 1024  # pixels of its longer side
 SURE = 0.9  # the confidence from which a component is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
-STRENGTHS = (0.35, 3.0)  # of strokes, as a share of the typical strength
+MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
 MAX_COMPONENTS = 2000  # of a picture; the largest are looked at
+MANY = 96  # components, of which too few are digits: print, or a pattern,
+MIN_SURE = 0.5  # if the network is sure of a smaller share
 BATCH_SIZE = 32  # components that the network reads before it is asked whether the rest is dust
 MAX_PARTS = 5  # of one digit
 MAX_CUTS = 2.5  # of a part that is as wide as it is high
@@ -59,21 +63,19 @@ class Page:
     """A picture as ink, (H, W), its parts, and what the network reads in them."""
 
     def __init__(self, gray: np.ndarray, classify: Classify) -> None:
-        self.ink, self.contrast = find_page_ink(gray)
+        self.ink = find_page_ink(gray)
         self.zoom = max(gray.shape) / max(self.ink.shape)  # the ink is so many times smaller
-        self.strengths = {part: self.strength(part) for part in self.find_parts()}
+        self.parts = self.find_parts()
         self.classify, self.readings = classify, {}
 
     def find_parts(self) -> list[Part]:
-        """Return the connected components of strong ink but for dust, the largest first."""
-        mask = remove_ruled_lines(self.ink > WEAK, MIN_RULED_LINE)
-        labels, count = scipy.ndimage.label(mask, NEIGHBOURS)
-        strong = np.bincount(labels[mask & (self.ink > 0.5)], minlength=count + 1) > 0
-        min_extent = max(3, MIN_EXTENT * max(mask.shape))
+        """Return the connected components of ink but for dust, the largest first."""
+        labels, _ = scipy.ndimage.label(self.ink > 0.5, NEIGHBOURS)
+        min_extent = max(3, MIN_EXTENT * max(labels.shape))
         parts = [
             Part(labels[box] == label, box[0].start, box[1].start)
             for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1)
-            if strong[label] and max(side.stop - side.start for side in box) >= min_extent
+            if max(side.stop - side.start for side in box) >= min_extent
         ]
         return sorted(parts, key=lambda part: -max(part.mask.shape))[:MAX_COMPONENTS]
 
@@ -90,19 +92,19 @@ class Page:
 
     def draw(self, part: Part) -> np.ndarray:
         """Draw a part as MNIST draws a digit, without its neighbours: (28, 28) in 0..1."""
-        margin = 6  # pixels; no soft edge is wider
+        margin = 2  # pixels; no soft edge is wider
         top, left = max(0, part.top - margin), max(0, part.left - margin)
-        ink = self.ink[top : part.bottom + margin, left : part.right + margin].copy()
+        ink = self.ink[top : part.bottom + margin, left : part.right + margin]
         mask = paste([part], top, left, ink.shape)
-        ink[(ink > WEAK) & ~mask] = 0
-        return draw_component(ink, mask, self.zoom * max(part.mask.shape) < 1.2 * BOX_SIZE)
+        near = scipy.ndimage.binary_dilation(mask, iterations=margin)
+        ink = np.where(near & ((ink <= 0.5) | mask), ink, 0)
+        return draw_as_mnist(ink, self.zoom * max(part.mask.shape) < SMALL_DIGIT)
 
     def strength(self, part: Part) -> float:
-        """Return how much ink the pen left on its way: the contrast times the width of strokes."""
-        inner = erode(np.pad(part.mask, 1), 3, 3)[1:-1, 1:-1]
-        edge = (part.mask & ~inner).sum()
-        contrast = self.contrast[part.top : part.bottom, part.left : part.right][part.mask]
-        return float(np.median(contrast)) * 2 * part.mask.sum() / edge
+        """Return how likely a part is ink, times the width of its strokes."""
+        ink = self.ink[part.top : part.bottom, part.left : part.right][part.mask]
+        inner = scipy.ndimage.binary_erosion(part.mask, NEIGHBOURS)
+        return float(ink.mean()) * 2 * ink.size / (ink.size - inner.sum())
 
     def box(self, part: Part) -> Box:
         """Return where a part is, as shares of the picture's width and height."""
@@ -112,6 +114,21 @@ class Page:
     def touches_edge(self, part: Part) -> bool:
         """Return whether a part may go on beyond the picture."""
         return min(self.box(part)) == 0 or max(self.box(part)) == 1
+
+
+def find_page_ink(gray: np.ndarray) -> np.ndarray:
+    """Return how much ink each pixel of a picture holds, on a copy that suits its digits."""
+    size = int(np.clip(2 * max(gray.shape), *FIRST_SIZES))
+    ink = find_ink(resize_to(gray, size))
+    labels, _ = scipy.ndimage.label(ink > 0.5, NEIGHBOURS)
+    heights = [box[0].stop - box[0].start for box in scipy.ndimage.find_objects(labels)]
+    if heights:
+        size *= DIGIT_SIZE / weighted_median(heights, np.bincount(labels.ravel())[1:])
+    else:
+        size = MAX_SIZE
+    if size > 1.4 * max(ink.shape):
+        ink = find_ink(resize_to(gray, min(int(size), MAX_SIZE, 2 * max(gray.shape))))
+    return ink
 
 
 def paste(parts: list[Part], top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
@@ -248,7 +265,8 @@ def weighted_median(values: list[float], weights: list[float] | np.ndarray) -> f
 class Lattice:
     """The parts of a line from left to right, and the runs of them that may be one digit.
 
-    A part is settled if it is as high as the others and the network is sure. Wide ones are cut.
+    A part is settled if the network is sure of it and it is as high as the others. Parts that are
+    wide are cut.
     """
 
     def __init__(self, line: list[Part], height: float, page: Page) -> None:
@@ -308,16 +326,15 @@ def typical_digit(page: Page) -> tuple[float, float]:
     """Return the typical height and strength of the digits of which the network is sure."""
     sure = [part for part in page.readings if page.is_sure(part)]
     sure = [part for part in sure if not page.touches_edge(part)] or sure or list(page.readings)
-    strengths = [page.strengths[part] for part in sure]
-    weights = np.sqrt([p.mask.sum() for p in sure] * np.array(strengths))
+    weights = [part.mask.sum() ** 0.5 for part in sure]
     height = weighted_median([part.height for part in sure], weights)
-    return height, weighted_median(strengths, weights)
+    return height, weighted_median([page.strength(part) for part in sure], weights)
 
 
 def find_lattices(page: Page) -> list[Lattice]:
-    """Group what may be digits into lines, without what is far too large, small, pale or strong."""
+    """Group what may be digits into lines, without what is far too large, small or unlikely."""
     height, strength = typical_digit(page)
-    parts = [p for p, s in page.strengths.items() if STRENGTHS[0] < s / strength < STRENGTHS[1]]
+    parts = [part for part in page.parts if page.strength(part) > MIN_STRENGTH * strength]
     large = [part for part in parts if HEIGHTS[0] < part.height / height < HEIGHTS[1]]
     small = [part for part in parts if part.height <= HEIGHTS[0] * height]
     lines = find_lines(large, height)
@@ -337,14 +354,18 @@ def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box,
 
     Returns the lines from top to bottom, each with its digits from left to right. A digit is what
     `classify` says of it, its box as shares of the width and the height, and whether it was cut
-    out of other ink. Digits of which the network is unsure are among them.
+    out of other ink. Digits of which the network is unsure are among them. Raises ValueError if
+    there is no ink.
     """
     page = Page(gray, classify)
-    parts = list(page.strengths)
+    parts = page.parts
     if not parts:
         return []
     for start in range(0, len(parts), BATCH_SIZE):  # from the largest on, until the rest is dust
         page.read(parts[start : start + BATCH_SIZE])
+        n_sure = sum(map(page.is_sure, page.readings))
+        if start >= MANY and n_sure < MIN_SURE * len(page.readings):
+            return []
         height, _ = typical_digit(page)
         rest = parts[start + BATCH_SIZE :]
         if rest and max(rest[0].mask.shape) <= HEIGHTS[0] * height:

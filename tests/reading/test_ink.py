@@ -1,0 +1,78 @@
+"""ink.py: the ink of digits with any pen, nothing where there is none, images of any size."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from inference import MNISTPredictor
+from reading.checkpoint import CheckpointError
+from reading.ink import INK_WEIGHTS, InkNetwork, find_ink, load_ink_network
+from training.data import load_sample
+from training.papers import coverage
+from training.scenes import draw_scene, load_hands
+from training.strokes import digit_strokes
+
+
+@pytest.fixture(scope="module")
+def strokes() -> list[np.ndarray]:
+    """The strokes of a hundred digits, each 1 high or wide."""
+    return digit_strokes(load_sample(False).images[:100])
+
+
+def test_the_ink_of_a_plain_digit_is_found(strokes):
+    """With pens of 1 to 8 px of 256."""
+    found, skeletons = [], []
+    for i, drawing in enumerate(strokes):
+        width = 1 + 7 * i / len(strokes)
+        drawn = [(drawing * 150 + 50, np.full(len(drawing), width))]
+        ink = find_ink(1 - 0.9 * coverage(drawn).astype(np.float32)) > 0.5
+        found.append(ink[coverage(drawn) > 0.5].mean())
+        skeletons.append(ndimage.label(ink, np.ones((3, 3)))[1])
+    assert np.mean(found) >= 0.95
+    assert np.mean(np.array(skeletons) <= 2) >= 0.9
+
+
+def test_little_ink_is_found_where_there_is_no_digit():
+    hands = load_hands(load_sample(False).images, 50)
+    shares = []
+    for i in range(20):
+        kind = ["empty", "texture", "photo", "print"][i % 4]
+        shares.append(
+            (find_ink(draw_scene(hands, 9, i, kind).image / np.float32(255)) > 0.5).mean()
+        )
+    assert np.mean(np.array(shares) < 0.005) >= 0.7
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1), (2, 3000), (31, 33), (1000, 1000)])
+def test_images_of_any_size_end_in_answers_or_errors_that_are_promised(shape):
+    noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    predictor = MNISTPredictor()
+    for read in (predictor.predict, predictor.read):
+        try:
+            read(noise)
+        except ValueError as error:
+            assert "blank" in str(error)
+
+
+def test_an_image_like_mnists_needs_no_ink_network(monkeypatch):
+    monkeypatch.setattr("reading.ink.load_ink_network", None)
+    assert MNISTPredictor().predict(load_sample(False).images[0].numpy()).confidence > 0.5
+
+
+def test_the_weights_are_small_and_loading_them_uses_no_random_numbers():
+    assert INK_WEIGHTS.stat().st_size < 2_000_000
+    assert sum(p.numel() for p in InkNetwork().parameters()) < 500_000
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_ink_network.cache_clear()
+    load_ink_network()
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"x\.pt"):
+        load_ink_network(path)
