@@ -28,6 +28,7 @@ CONTRAST_FLOOR = 0.02  # of the gray range, so that a paper's grain is not made 
 MAX_CONTRAST = 4.0  # standard deviations
 MIN_RANGE = 0.06  # of gray values; an image that has no more is blank
 NOISE_PERCENTILES = (0.1, 99.9)  # what is darker or lighter is noise
+SHADE = 0.15  # of the size of an image: what changes more slowly is light
 MIN_FRAME_CONTRAST = 0.75  # of the gray range, between a frame of one pixel and what it is around
 PART_COST = 0.1  # of each connected component, as a share of the gray range of the border
 NEIGHBOURS = np.ones((3, 3))  # for scipy: a pixel is connected with all eight around it
@@ -101,11 +102,12 @@ def load_ink_network(path: Path = INK_WEIGHTS) -> InkNetwork:
 def find_ink(gray: np.ndarray) -> np.ndarray:
     """Return how likely each pixel is ink of a digit: gray values, (H, W) in 0..1, to the same.
 
-    The digits should be 20 to 200 px high. Above 0.5 is ink. Without the network's weights, ink
-    is what differs from the border. Raises ValueError if the image is blank.
+    The digits should be 20 to 200 px high. Above 0.5 is ink. Without the network's weights, as in
+    a notebook alone, a threshold finds what is not like the paper around it. Raises ValueError if
+    the image is blank.
     """
     if not INK_WEIGHTS.exists():
-        return threshold_ink(gray)
+        return threshold_ink(gray - scipy.ndimage.gaussian_filter(gray, SHADE * max(gray.shape)))
     gray = stretch(gray)
     height, width = gray.shape
     margins = (0, -height % SIDE_MULTIPLE), (0, -width % SIDE_MULTIPLE)
