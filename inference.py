@@ -134,7 +134,9 @@ class MNISTPredictor:
             raise ValueError(f"jobs must be at least 0, not {jobs}")
         predictions = []
         with explaining_dead_workers():
-            for batch in preprocess_batches(images, BATCH_SIZE, jobs):  # (n, 1, 28, 28)
+            for batch in preprocess_batches(
+                images, BATCH_SIZE, jobs, self.classify
+            ):  # (n, 1, 28, 28)
                 predictions += self.classify(batch)
         return predictions
 
@@ -183,7 +185,7 @@ class MNISTPredictor:
 
     def preprocess(self, image: ImageLike) -> torch.Tensor:
         """Turn one image into what the network reads: float32, (1, 28, 28), normalized."""
-        return preprocess(image)
+        return preprocess(image, self.classify)
 
 
 # ---- Command line ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Make docs/digit.jpg and docs/page.jpg, on which the README's first examples run, and docs/ink.png.
+"""Make docs/digit.jpg and docs/page.jpg, which the README reads first, and docs/ink.png.
 
     python benchmarks/example_pictures.py
 

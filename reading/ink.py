@@ -107,7 +107,7 @@ def find_ink(gray: np.ndarray) -> np.ndarray:
     the image is blank.
     """
     if not INK_WEIGHTS.exists():
-        return threshold_ink(gray - scipy.ndimage.gaussian_filter(gray, SHADE * max(gray.shape)))
+        return threshold_ink(flatten(gray))
     gray = stretch(gray)
     height, width = gray.shape
     margins = (0, -height % SIDE_MULTIPLE), (0, -width % SIDE_MULTIPLE)
@@ -132,6 +132,11 @@ def threshold_ink(gray: np.ndarray) -> np.ndarray:
     )
     ink_is_light = 1 - 2 * border(gray).mean() + PART_COST * (n_dark - n_light) > 0
     return gray if ink_is_light else 1 - gray
+
+
+def flatten(gray: np.ndarray) -> np.ndarray:
+    """Take the light, which changes slowly, out of gray values, (H, W)."""
+    return gray - scipy.ndimage.gaussian_filter(gray, SHADE * max(gray.shape))
 
 
 def stretch(gray: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from model import IMAGE_SIZE
 from reading.files import naming_file
 from reading.image_io import HEIF_SUFFIXES, ImageLike, set_up_pillow, to_grayscale
-from reading.preprocessing import preprocess, preprocess_batch
+from reading.preprocessing import Classify, preprocess, preprocess_batch
 
 AHEAD = 2  # items that each worker process may have been sent and not answered
 MAX_STDIN_SIZE = 500_000_000  # bytes; a photo of 200 megapixels has fewer
@@ -173,26 +173,29 @@ def explaining_dead_workers() -> Iterator[None]:
 
 
 def preprocess_batches(
-    images: Iterable[ImageLike], batch_size: int, jobs: int
+    images: Iterable[ImageLike], batch_size: int, jobs: int, classify: Classify
 ) -> Iterator[torch.Tensor]:
     """Yield what `preprocess` makes of images, (n, 1, 28, 28); raise the first error."""
+    preprocess_one = functools.partial(preprocess, classify=classify)
     whole = isinstance(images, np.ndarray | torch.Tensor)
     if whole and images.ndim < 3:
         shape = tuple(images.shape)
         raise ValueError(f"predict_batch takes several images, not {shape}; predict takes one")
     if jobs:
-        preprocessed = preprocess_ahead(images, jobs)
+        preprocessed = preprocess_ahead(preprocess_one, images, jobs)
         while batch := list(itertools.islice(preprocessed, batch_size)):
             yield torch.stack(batch)
         return
     if whole:
         for start in range(0, len(images), batch_size):
-            yield preprocess_batch(images[start : start + batch_size])
+            yield preprocess_batch(images[start : start + batch_size], classify)
         return
     for small, group in itertools.groupby(images, is_small_array):
-        ready = map(unchanged if small else preprocess, group)  # holds one large image at a time
+        ready = map(
+            unchanged if small else preprocess_one, group
+        )  # holds one large image at a time
         while batch := list(itertools.islice(ready, batch_size)):
-            yield preprocess_batch(np.stack(batch)) if small else torch.stack(batch)
+            yield preprocess_batch(np.stack(batch), classify) if small else torch.stack(batch)
 
 
 def is_small_array(image: ImageLike) -> bool:
@@ -201,17 +204,19 @@ def is_small_array(image: ImageLike) -> bool:
     return isinstance(image, np.ndarray) and image.shape == shape and image.dtype == np.uint8
 
 
-def preprocess_ahead(images: Iterable[ImageLike], jobs: int) -> Iterator[torch.Tensor]:
+def preprocess_ahead(
+    preprocess_one: Callable[[ImageLike], torch.Tensor], images: Iterable[ImageLike], jobs: int
+) -> Iterator[torch.Tensor]:
     """Yield what `preprocess` makes of each image, by worker processes; raise the first error."""
-    for answer in work_ahead(preprocess_to_array, sendable(images), jobs):
+    for answer in work_ahead(functools.partial(to_array, preprocess_one), sendable(images), jobs):
         if isinstance(answer, Exception):
             raise answer
         yield torch.from_numpy(answer)
 
 
-def preprocess_to_array(image: ImageLike) -> np.ndarray:
+def to_array(preprocess_one: Callable[[ImageLike], torch.Tensor], image: ImageLike) -> np.ndarray:
     """Preprocess an image to an array, which needs no shared memory on its way back."""
-    return preprocess(image).numpy()
+    return preprocess_one(image).numpy()
 
 
 def sendable(images: Iterable[ImageLike]) -> Iterator[str | bytes | np.ndarray | Exception]:

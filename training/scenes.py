@@ -231,7 +231,7 @@ def form(sheet: Sheet) -> None:
     gap = rng.uniform(-0.05, 0.4) * sheet.height + sheet.pen
     rise = rng.normal(0, 0.03) * (right - left)
     width = max(sheet.pixel, log_uniform(rng, 0.01, 0.12) * sheet.height)
-    shape = rng.integers(8)
+    shape = rng.integers(9)
     if shape <= 2:
         box = [(left - gap, top - gap), (right + gap, top - gap + rise)]
         box += [(right + gap - rise, bottom + gap), (left - gap, bottom + gap - rise)]
@@ -240,16 +240,16 @@ def form(sheet: Sheet) -> None:
         start = top - gap if rng.random() < 0.7 else bottom - 0.2 * sheet.height
         for x in (box[2] + gap / 3 for box in sheet.boxes):
             sheet.ruler([(x, start), (x, bottom + gap)], width)
-    elif shape in (3, 4):  # a ring
+    elif shape in (3, 4, 5):  # a ring
         wide, high = rng.uniform(0.1, 0.35) * sheet.height + gap, 0.15 * sheet.height + gap
         box = (left - wide, top - high, right - left + 2 * wide, bottom - top + 2 * high)
         ring = oval(*box, rng.uniform(0, 360), rng.uniform(320, 380))
         sheet.ruler(ring, rng.choice([width, sheet.pen]))
-    elif shape == 5:  # a bar beside or below
+    elif shape == 6:  # a bar beside or below
         x, y = right + gap + 3 * width, bottom + gap + 3 * width
         upright = rng.random() < 0.5
         sheet.ruler([(x, 0), (x, SIZE)] if upright else [(0, y), (SIZE, y)], 4 * width)
-    elif shape == 6:  # underlined
+    elif shape == 7:  # underlined
         for y in bottom + gap * rng.uniform(0.8, 3, rng.integers(1, 3)):
             ends = [
                 (left - gap * rng.uniform(-1, 2), y),
@@ -354,21 +354,21 @@ amount = functools.partial(lines, heights=(26, 100), signs="..,,-=/_$€*(:", ma
 page = functools.partial(lines, heights=(11, 40), signs="+-=x/().,:%", share=0.1)
 calculation = functools.partial(lines, heights=(16, 110), signs="".join(SIGNS), share=0.5)
 KINDS = {
-    "plain": Kind(25, digits, {}, 0.45, 0.5, table=0),
-    "sheet": Kind(8, digits, {}, 0.3, 0.3, table=1),
+    "plain": Kind(30, digits, {}, 0.45, 0.5, table=0),
+    "sheet": Kind(7, digits, {}, 0.3, 0.3, table=1),
     "ruled": Kind(12, digits, PAPER | {ruling: 1, print_words: 0.1}),
-    "form": Kind(14, digits, PAPER | {form: 1, printed_lines: 0.1, print_words: 0.3}, 0.2, 0.1),
-    "amount": Kind(14, amount, CHEQUE, 0.5),
+    "form": Kind(15, digits, PAPER | {form: 1, printed_lines: 0.1, print_words: 0.3}, 0.2, 0.1),
+    "amount": Kind(13, amount, CHEQUE, 0.5),
     "calculation": Kind(4, calculation, PAPER, 0.2, 0.2),
     "page": Kind(6, page, PAPER | {print_words: 0.4, by_hand: 0.4, form: 0.1}, 0.0, 0.15),
-    "outlined": Kind(7, outline, {}, 0.1, 0.3),
+    "outlined": Kind(5, outline, {}, 0.1, 0.3),
     # without a digit
-    "drawing": Kind(5, drawing, PAPER, 0.2, 0.3),
-    "words": Kind(4, words, PAPER | {print_words: 0.1}, 0.2, 0.2),
-    "print": Kind(4, nothing, PAPER | {print_words: 1, form: 0.3}, 0.2, 0.2),
-    "texture": Kind(3, nothing, {}, 0.1),
-    "photo": Kind(4, nothing, {}, 0.1),
-    "empty": Kind(3, nothing, PAPER | {printed_lines: 0.3}),
+    "drawing": Kind(4, drawing, PAPER, 0.2, 0.3),
+    "words": Kind(3, words, PAPER | {print_words: 0.1}, 0.2, 0.2),
+    "print": Kind(3, nothing, PAPER | {print_words: 1, form: 0.3}, 0.2, 0.2),
+    "texture": Kind(2, nothing, {}, 0.1),
+    "photo": Kind(3, nothing, {}, 0.1),
+    "empty": Kind(2, nothing, PAPER | {printed_lines: 0.3}),
 }
 
 

@@ -32,7 +32,7 @@ from training.scenes import KINDS, Hands, draw_scene, load_hands
 STATE_FORMAT = "mnist-ink-training"
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3  # the highest; one cycle (Smith and Topin 2018)
-FURTHER_LEARNING_RATE = 1e-3  # of a network that has been trained already
+FURTHER_LEARNING_RATE = 5e-4  # of a network that has been trained: 1e-3 made it forget thin strokes
 WEIGHT_DECAY = 1e-2
 MAX_GRADIENT = 1.0
 THIN_SIDE = 9  # pixels of the square in which ink is sparse where a stroke is thin

@@ -1,5 +1,7 @@
 """ink.py: the ink of digits with any pen, nothing where there is none, images of any size."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -13,35 +15,48 @@ from training.papers import coverage
 from training.scenes import draw_scene, load_hands
 from training.strokes import digit_strokes
 
+N_DIGITS = 500 if os.environ.get("SLOW") else 60
+
 
 @pytest.fixture(scope="module")
 def strokes() -> list[np.ndarray]:
-    """The strokes of a hundred digits, each 1 high or wide."""
-    return digit_strokes(load_sample(False).images[:100])
+    """The strokes of some digits, each 1 high or wide."""
+    return digit_strokes(load_sample(False).images[:N_DIGITS])
 
 
-def test_the_ink_of_a_plain_digit_is_found(strokes):
-    """With pens of 1 to 8 px of 256."""
-    found, skeletons = [], []
+def test_the_ink_of_a_plain_digit_is_all_found_in_one_piece(strokes):
+    """With pens of 1 to 8 px of 300."""
+    shares, broken = [], 0
     for i, drawing in enumerate(strokes):
-        width = 1 + 7 * i / len(strokes)
-        drawn = [(drawing * 150 + 50, np.full(len(drawing), width))]
-        ink = find_ink(1 - 0.9 * coverage(drawn).astype(np.float32)) > 0.5
-        found.append(ink[coverage(drawn) > 0.5].mean())
-        skeletons.append(ndimage.label(ink, np.ones((3, 3)))[1])
-    assert np.mean(found) >= 0.95
-    assert np.mean(np.array(skeletons) <= 2) >= 0.9
+        width = (1 + 7 * i / len(strokes)) * 256 / 300
+        drawn = coverage([(drawing * 150 + 50, np.full(len(drawing), width))])
+        ink = find_ink((1 - 0.9 * drawn).astype(np.float32)) > 0.5
+        near = ndimage.binary_dilation(ink)  # how soft an edge is differs from pen to pen
+        shares.append(near[drawn > 0.5].mean())
+        n_found, n_drawn = (ndimage.label(mask, np.ones((3, 3)))[1] for mask in (ink, drawn > 0.5))
+        broken += n_found > n_drawn
+    assert np.mean(shares) >= 0.98
+    assert broken <= 0.1 * len(strokes)
 
 
 def test_little_ink_is_found_where_there_is_no_digit():
     hands = load_hands(load_sample(False).images, 50)
-    shares = []
-    for i in range(20):
-        kind = ["empty", "texture", "photo", "print"][i % 4]
-        shares.append(
-            (find_ink(draw_scene(hands, 9, i, kind).image / np.float32(255)) > 0.5).mean()
-        )
+    kinds = ["empty", "texture", "photo", "print"] * 5
+    scenes = [draw_scene(hands, 9, i, kind).image for i, kind in enumerate(kinds)]
+    shares = [(find_ink(image / np.float32(255)) > 0.5).mean() for image in scenes]
     assert np.mean(np.array(shares) < 0.005) >= 0.7
+
+
+def test_without_the_networks_weights_a_threshold_finds_ink_on_shaded_paper(monkeypatch, tmp_path):
+    monkeypatch.setattr("reading.ink.INK_WEIGHTS", tmp_path / "none.pt")
+    monkeypatch.setattr("reading.ink.load_ink_network", None)
+    sample = load_sample(False)
+    right = 0
+    for digit, label in zip(sample.images[:20].numpy(), sample.labels[:20].tolist(), strict=True):
+        page = np.pad(255 - digit, 14, constant_values=255).repeat(5, 0).repeat(5, 1)
+        shaded = page * np.linspace(0.5, 1, page.shape[1])
+        right += MNISTPredictor().predict(shaded.astype(np.uint8)).digit == label
+    assert right >= 18
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1), (2, 3000), (31, 33), (1000, 1000)])

@@ -201,3 +201,17 @@ def test_ink_of_which_only_a_faint_line_is_left_is_none():
     ink[50, 40:60] = 0.4
     with pytest.raises(ValueError, match="blank: no ink found"):
         choose_digit(ink)
+
+
+def test_where_the_network_is_unsure_of_the_ink_that_of_a_threshold_is_tried(
+    predictor, digits, monkeypatch
+):
+    def find_a_stain(gray):
+        ink = np.zeros(gray.shape, np.float32)
+        ink[100:130, 90:150] = 1
+        return ink
+
+    page = np.pad(255 - digits[3], 6, constant_values=255).repeat(6, 0).repeat(6, 1)
+    monkeypatch.setattr("reading.preprocessing.find_ink", find_a_stain)
+    assert predictor.predict(page).digit == 3
+    assert likeness(page, digits[3]) < 0.8  # with nobody to ask, it is the stain
