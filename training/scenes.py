@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from training.papers import SIZE, Random, clouds, coverage, filled, lit, log_uniform, photo, texture
-from training.strokes import SIGNS, Segments, digit_strokes, drawn, segments, unit
+from training.strokes import SIGNS, STRAIGHT, Segments, digit_strokes, drawn, segments, unit
 from training.synthetic import oval
 
 FAT = 8  # pixels of a scene for each of its picture: strokes are one pixel or two
@@ -96,7 +96,12 @@ class Sheet:
     def write_digit(self, scale: float, x: float, y: float) -> float:
         """Write a digit in this hand into a square at (x, y); return its width."""
         rng, digits = self.rng, self.hands.digits
-        digit = digits[rng.integers(len(digits))] if rng.random() < 0.75 else drawn("digit", rng)
+        source = rng.choice(3, p=[0.7, 0.22, 0.08])
+        digit = (
+            digits[rng.integers(len(digits))],
+            drawn("digit", rng) if source == 1 else None,
+            STRAIGHT[rng.integers(len(STRAIGHT))],
+        )[source]
         turn, stretch = math.radians(rng.normal(0, 5)), math.exp(rng.normal(self.stretch, 0.12))
         matrix = np.array([[stretch, 0], [-self.slant, 1]])
         matrix = matrix @ [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]

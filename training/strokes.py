@@ -116,12 +116,28 @@ x  03 47 | 43 07
 €  71 50 31 13 16 38 59 78 | 04 54 | 05 55
 $  62 41 12 03 34 55 66 58 28 07 | 30 39
 """
-SIGNS = {
-    row[0]: segments(
-        [
-            np.array([[int(x), int(y)] for x, y in stroke.split()]) / 9
-            for stroke in row[1:].split("|")
-        ]
-    )
-    for row in SIGN_TABLE.strip().splitlines()
-}
+# Digits of straight strokes, as with a ruler: their bars are no ruled lines.
+STRAIGHT_TABLE = """
+1  00 09
+1  03 20 29
+1  03 20 29 | 09 49
+4  30 06 66 | 44 49
+4  40 06 66 | 40 49
+4  20 05 55 | 51 49
+7  00 50 19
+7  01 00 60 29
+7  00 50 19 | 15 55
+"""
+
+
+def rows(table: str) -> list[tuple[str, Segments]]:
+    """Read a table: a name and its strokes, parted by bars, in each row."""
+    parsed = []
+    for row in table.strip().splitlines():
+        strokes = [[[int(x), int(y)] for x, y in stroke.split()] for stroke in row[1:].split("|")]
+        parsed.append((row[0], segments([np.array(points) / 9 for points in strokes])))
+    return parsed
+
+
+SIGNS = dict(rows(SIGN_TABLE))
+STRAIGHT = [unit(drawing) for _, drawing in rows(STRAIGHT_TABLE)]

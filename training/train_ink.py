@@ -32,7 +32,7 @@ from training.scenes import KINDS, Hands, draw_scene, load_hands
 STATE_FORMAT = "mnist-ink-training"
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3  # the highest; one cycle (Smith and Topin 2018)
-FURTHER_LEARNING_RATE = 5e-4  # of a network that has been trained: 1e-3 made it forget thin strokes
+FURTHER_LEARNING_RATE = 5e-4  # of a network that has been trained already; 1e-3 forgets too much
 WEIGHT_DECAY = 1e-2
 MAX_GRADIENT = 1.0
 THIN_SIDE = 9  # pixels of the square in which ink is sparse where a stroke is thin
@@ -135,11 +135,12 @@ class Trainer:
         self.seed, self.n_scenes = arguments.seed, arguments.scenes
         self.n_steps = -(-arguments.scenes // BATCH_SIZE)
         self.step = 0
-        self.further = arguments.start_from is not None
-        rate = FURTHER_LEARNING_RATE if self.further else LEARNING_RATE
-        network = InkNetwork(batch_norm=not self.further)
-        if self.further:
-            network.load_state_dict(load_content(arguments.start_from, INK_FORMAT)["weights"])
+        self.start = None  # the weights that it is trained further from
+        rate = FURTHER_LEARNING_RATE if arguments.start_from else LEARNING_RATE
+        network = InkNetwork(batch_norm=not arguments.start_from)
+        if arguments.start_from:
+            self.start = load_content(arguments.start_from, INK_FORMAT)["weights"]
+            network.load_state_dict(self.start)
         self.network = network.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), rate, weight_decay=WEIGHT_DECAY
@@ -209,20 +210,21 @@ def train(trainer: Trainer, hands: Hands, arguments: argparse.Namespace) -> None
         if now - saved > SAVE_EVERY:
             saved = now
             save_content(state_path(arguments.output), STATE_FORMAT, trainer.state())
-            save_ink(arguments, trainer)
     bar.close()
 
 
 def save_ink(arguments: argparse.Namespace, trainer: Trainer) -> None:
-    """Write the weights, without batch normalization, and the command that made them."""
-    trained = InkNetwork(batch_norm=not trainer.further)
-    trained.load_state_dict({k: v.cpu() for k, v in trainer.network.state_dict().items()})
-    folded = trained if trainer.further else fold_batch_norm(trained)
-    weights = {name: t.half().contiguous() for name, t in folded.state_dict().items()}
-    metadata = {
-        "command": arguments.command,
-        "scenes": min(trainer.step * BATCH_SIZE, arguments.scenes),
-    }
+    """Write the weights, without batch normalization, and the command that made them.
+
+    Of a network that was trained further, it writes the mean of the weights before and after,
+    which forgets less (Wortsman et al. 2022, arXiv:2109.01903).
+    """
+    network = trainer.network.cpu()
+    weights = (network if trainer.start else fold_batch_norm(network)).state_dict()
+    if trainer.start:
+        weights = {name: (trainer.start[name].float() + t) / 2 for name, t in weights.items()}
+    weights = {name: tensor.half().contiguous() for name, tensor in weights.items()}
+    metadata = {"command": arguments.command, "scenes": arguments.scenes}
     save_content(arguments.output, INK_FORMAT, {"metadata": metadata, "weights": weights})
 
 
