@@ -189,7 +189,6 @@ def shuffled_batches(
 MAX_ROTATION = 15.0  # degrees
 MAX_SHIFT = 3.0  # pixels
 MAX_SCALE = 0.15  # of the size
-MAX_STRETCH = 0.2  # of the width; the height changes the other way
 MAX_SHEAR = 7.5  # degrees
 LAST_STRENGTH = 1 / 3
 
@@ -229,20 +228,17 @@ def augment(
 
 
 def distort(images: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
-    """Rotate, scale, stretch, shear and shift each image, (N, 1, 28, 28), at random."""
+    """Rotate, scale, shear and shift each image, (N, 1, 28, 28), at random."""
     n, device = len(images), generator.device
-    random = torch.empty(6, n, device=device).uniform_(-1, 1, generator=generator)
+    random = torch.empty(5, n, device=device).uniform_(-1, 1, generator=generator)
     random *= strength
     angle = math.radians(MAX_ROTATION) * random[0]
     scale = 1 + MAX_SCALE * random[1]
     shear = (math.radians(MAX_SHEAR) * random[2]).tan()
-    shift = MAX_SHIFT / (IMAGE_SIZE / 2) * random[3:5]
-    stretch = (1 + MAX_STRETCH) ** random[5]
+    shift = MAX_SHIFT / (IMAGE_SIZE / 2) * random[3:]
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    # Rotation and scale after shear after stretching, then shift.
-    matrix = [cos * stretch, (cos * shear - sin) / stretch, shift[0]]
-    matrix += [sin * stretch, (sin * shear + cos) / stretch, shift[1]]
-    matrix = torch.stack(matrix, 1)
+    # Rotation and scale after shear, then shift.
+    matrix = torch.stack([cos, cos * shear - sin, shift[0], sin, sin * shear + cos, shift[1]], 1)
     # One product for the whole batch, four times faster than F.affine_grid's one an image.
     center = CENTER.to(device)
     x, y = center.repeat(IMAGE_SIZE), center.repeat_interleave(IMAGE_SIZE)
