@@ -48,8 +48,8 @@ class Settings:
     # from benchmarks/accuracy.md.
     epochs: int = option(25, "times to show every training digit", 1, 10**6)
     # 256 at rate 0.1 misses 66, 128 at 0.05 takes twice the steps and misses 65.
-    batch_size: int = option(256, "digits a step, of all processes together", 1, 10**6)
-    learning_rate: float = option(0.1, "the highest, after a warm-up; it ends at 0", 1e-12, 10**6)
+    batch_size: int = option(0, "digits a step; 0: 256, or fewer in a short run", 0, 10**6)
+    learning_rate: float = option(0, "the highest; 0: 0.1 for batches of 256, or less", 0, 10**6)
     # The usual value (Sutskever, Martens, Dahl and Hinton 2013).
     momentum: float = option(0.9, "Nesterov's, unless it is 0", 0, 0.9999)
     weight_decay: float = option(1e-4, "of weights; biases have none", 0, 1)  # 5e-4: 57 for 50
@@ -79,6 +79,9 @@ class Settings:
 
 # ---- Training ----------------------------------------------------------------------------
 
+MIN_BATCH, MAX_BATCH = 32, 256  # digits a step, unless the settings say how many
+MIN_STEPS = 1000  # of a run that chooses its batches
+MAX_RATE = 0.1  # for batches of MAX_BATCH
 WARMUP = 0.15  # share of all steps; no other was tried
 AVERAGE_DECAY = 0.999  # of the moving average of the weights, a step; 0.9995 misses as many
 # The probabilities that the network is to give a digit, and a non-digit: outlier exposure
@@ -108,8 +111,9 @@ class Trainer:
     """
 
     def __init__(self, digits: Digits, settings: Settings | None = None) -> None:
-        self.settings = settings = settings or Settings()
+        settings = settings or Settings()
         drawn = add_drawings(digits, settings.handwriting, settings.non_digits, settings.seed)
+        self.settings = settings = fit_to_length(settings, settings.epochs * len(drawn))
         self.digits = drawn.to(settings.device)
         self.targets, self.weights = TARGETS.to(settings.device), WEIGHTS.to(settings.device)
         keep_freed_memory()
@@ -172,7 +176,7 @@ class Trainer:
         steps = range((epoch - 1) * n_batches, epoch * n_batches)
         # The share of the run that is done, in the middle of each step: the first learns, too.
         progress = [(step + 0.5) / (settings.epochs * n_batches) for step in steps]
-        strengths = [fading(p) if settings.augment else 0.0 for p in progress]
+        strengths = [fading(p, settings.epochs) if settings.augment else 0.0 for p in progress]
         # Each epoch has a seed of its own: nothing of a generator need be kept between them.
         seed = random.Random(f"{settings.seed} {epoch}").getrandbits(62)
         torch.manual_seed(seed + rank())  # dropout draws there
@@ -230,6 +234,18 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history["rows"] = list(state["history"]["rows"])
+
+
+def fit_to_length(settings: Settings, n: int) -> Settings:
+    """Choose the batch size and the learning rate, where that is asked, for n digits shown in all.
+
+    A few hundred steps lead nowhere, so a short run takes smaller batches. Their gradients are
+    noisier, by the square root of the size, and so is the rate lower (Krizhevsky 2014,
+    arXiv:1404.5997).
+    """
+    size = settings.batch_size or min(MAX_BATCH, max(MIN_BATCH, n // MIN_STEPS))
+    rate = settings.learning_rate or MAX_RATE * math.sqrt(size / MAX_BATCH)
+    return dataclasses.replace(settings, batch_size=size, learning_rate=rate)
 
 
 def schedule(progress: float) -> float:
@@ -389,7 +405,9 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.dry_run:
         settings = dataclasses.replace(settings, epochs=min(settings.epochs, DRY_RUN_EPOCHS))
         name = f"dry run on a few digits of: {train_digits.name}"
-        train_digits = train_digits[: DRY_RUN_BATCHES * settings.batch_size].named(name)
+        train_digits = train_digits[: DRY_RUN_BATCHES * (settings.batch_size or MAX_BATCH)].named(
+            name
+        )
         test_digits = test_digits[:EVALUATION_BATCH].named(name)
     if not arguments.sample:
         from_first(lambda: runs.keep_model_of_mnist(output_dir, train_digits.name))

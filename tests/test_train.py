@@ -242,8 +242,20 @@ def test_the_distortion_fades_from_the_first_step_to_the_last(monkeypatch):
     train.train(shown, shown, Settings(epochs=2, batch_size=250, handwriting=0, non_digits=0))
     assert len(strengths) == 8
     assert strengths == sorted(strengths, reverse=True)
-    assert strengths[0] == pytest.approx(1 - (1 - LAST_STRENGTH) / 16)
-    assert strengths[-1] == pytest.approx(LAST_STRENGTH + (1 - LAST_STRENGTH) / 16)
+    whole = math.sqrt(2) / 2  # of two epochs
+    assert strengths[0] == pytest.approx(whole * (1 - (1 - LAST_STRENGTH) / 16))
+    assert strengths[-1] == pytest.approx(whole * (LAST_STRENGTH + (1 - LAST_STRENGTH) / 16))
+
+
+def test_a_short_run_takes_smaller_batches_at_a_lower_rate_unless_it_is_told_otherwise():
+    digits = load_sample(True)[:200]
+    chosen = Trainer(digits, Settings(epochs=300, handwriting=0, non_digits=0)).settings
+    assert (chosen.batch_size, chosen.learning_rate) == (60, pytest.approx(0.1 * (60 / 256) ** 0.5))
+    long = Trainer(digits, Settings(epochs=5000, handwriting=0, non_digits=0)).settings
+    assert (long.batch_size, long.learning_rate) == (256, 0.1)
+    told = Trainer(digits, Settings(epochs=1, batch_size=100, learning_rate=0.3))
+    assert told.settings == Settings(epochs=1, batch_size=100, learning_rate=0.3)
+    assert told.history["settings"]["batch_size"] == 100
 
 
 # ---- The command line ---------------------------------------------------------------------

@@ -5,6 +5,7 @@ cut into batches, each distorted and normalized in one go. There are no worker p
 """
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import math
@@ -191,20 +192,43 @@ MAX_SCALE = 0.15  # of the size
 MAX_SHEAR = 7.5  # degrees
 LAST_STRENGTH = 1 / 3
 
+# What is around a digit on paper, and what pens and scanners do to it: the shares of the images
+# that get each of them, likewise at the start.
+NEIGHBOURS = 0.12  # a piece of another digit at one side
+RULED = 0.08  # what is left of a ruled or printed line
+JOINS = 0.08  # a stroke that goes on to the next digit
+BREAKS = 0.08  # a gap in the strokes
+FILLED = 0.04  # small loops full of ink
+PENS = 0.2  # thinner or thicker strokes
+NEIGHBOUR_SHIFTS = (14, 20)  # pixels to the side; MNIST's digits are at most 20 px wide
+MAX_THINNER = 0.6  # of a pixel on each side, so that hairlines stay
+MAX_DROP = 4  # pixels that a neighbour is higher or lower
+CENTER = (torch.arange(IMAGE_SIZE) + 0.5) / (IMAGE_SIZE / 2) - 1  # of pixels, from -1 to 1
 
-def fading(progress: float) -> float:
-    """Return the strength of the distortion, given the share of the run that is done."""
-    return 1 - (1 - LAST_STRENGTH) * progress
+
+def fading(progress: float, epochs: int) -> float:
+    """Return the strength of the distortion, given the share of a run of some epochs that is done.
+
+    In one epoch no digit is shown twice, and none can be learned by heart: half is enough there.
+    """
+    return min(1, math.sqrt(epochs) / 2) * (1 - (1 - LAST_STRENGTH) * progress)
 
 
 def augment(
     images: torch.Tensor, generator: torch.Generator, strength: float = 1.0
 ) -> torch.Tensor:
-    """Rotate, scale, shear and shift each image by random amounts of its own, as one batch.
+    """Change a batch as other hands, pens and surroundings would, each image in its own way.
 
-    Takes pixel values 0..255, (N, 28, 28), a generator on the same device, and how strongly, 0..1,
-    where 1 means by the greatest amounts. Returns float32 pixel values 0..255, (N, 1, 28, 28).
+    Takes pixel values 0..255, (N, 28, 28), in random order, a generator on the same device, and
+    how strongly, 0..1, where 1 means by the greatest amounts. Returns float32 pixel values 0..255,
+    (N, 1, 28, 28).
     """
+    images = images.unsqueeze(1).float()
+    return distort(add_context(images, generator, strength), generator, strength)
+
+
+def distort(images: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
+    """Rotate, scale, shear and shift each image, (N, 1, 28, 28), at random."""
     n, device = len(images), generator.device
     random = torch.empty(5, n, device=device).uniform_(-1, 1, generator=generator)
     random *= strength
@@ -216,9 +240,112 @@ def augment(
     # Rotation and scale after shear, then shift.
     matrix = torch.stack([cos, cos * shear - sin, shift[0], sin, sin * shear + cos, shift[1]], 1)
     # One product for the whole batch, four times faster than F.affine_grid's one an image.
-    center = (torch.arange(IMAGE_SIZE, device=device) + 0.5) / (IMAGE_SIZE / 2) - 1
+    center = CENTER.to(device)
     x, y = center.repeat(IMAGE_SIZE), center.repeat_interleave(IMAGE_SIZE)
     grid = matrix.view(2 * n, 3) @ torch.stack([x, y, torch.ones_like(x)])  # (2n, 784)
+    grid = grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE)
     # Where each pixel was: x and y, which run from -1 to 1 across the image, (n, 28, 28, 2).
-    grid = grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE).permute(0, 2, 3, 1)
-    return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
+    return F.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
+
+
+def add_context(images: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
+    """Give some of the images, (N, 1, 28, 28), what is around digits on paper, and other pens.
+
+    Each kind gets rows of its own: they are in random order as they are.
+    """
+    shares = {
+        add_neighbours: NEIGHBOURS,
+        add_ruled_lines: RULED,
+        add_joins: JOINS,
+        add_breaks: BREAKS,
+        fill_loops: FILLED,
+        change_pens: PENS,
+    }
+    changed, start = images.clone(), 0
+    for change, share in shares.items():
+        stop = start + round(share * strength * len(images))
+        if stop > start:
+            changed[start:stop] = change(images[start:stop], generator)
+        start = stop
+    return changed
+
+
+def uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    """Return n random numbers."""
+    return torch.empty(n, device=generator.device).uniform_(low, high, generator=generator)
+
+
+def add_neighbours(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Put another digit of the batch at one side of each image, where it is cut off."""
+    n = len(images)
+    sides = uniform(n, -1, 1, generator).sign()
+    x = sides * uniform(n, *NEIGHBOUR_SHIFTS, generator)
+    y = uniform(n, -MAX_DROP, MAX_DROP, generator)
+    places = torch.arange(IMAGE_SIZE, device=images.device)
+    others = F.pad(images.roll(1, 0), [IMAGE_SIZE] * 4)[:, 0]  # (n, 84, 84), black around
+    rows = places + IMAGE_SIZE - y.round().long()[:, None]  # (n, 28)
+    columns = places + IMAGE_SIZE - x.round().long()[:, None]
+    at = torch.arange(n, device=images.device)[:, None, None]
+    return images.maximum(others[at, rows[:, :, None], columns[:, None, :]].unsqueeze(1))
+
+
+def add_ruled_lines(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw a line below each digit or through it, of any darkness, from side to side or less."""
+    n = len(images)
+    height = uniform(n, -0.5, 1, generator)
+    start = torch.stack([uniform(n, -1.5, 0, generator), height])
+    stop = torch.stack([uniform(n, 0, 1.5, generator), height])
+    ink = uniform(n, 0.3, 1, generator).view(n, 1, 1, 1)
+    return images.maximum(255 * ink * segments(start, stop, uniform(n, 0.5, 2, generator)))
+
+
+def add_joins(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw a stroke from the middle of each digit to one side, where the next digit would be."""
+    n = len(images)
+    side = uniform(n, -1, 1, generator).sign()
+    start = torch.stack([side * uniform(n, 0.1, 0.4, generator), uniform(n, -0.7, 0.7, generator)])
+    stop = torch.stack([side * uniform(n, 0.6, 1, generator), uniform(n, -0.7, 0.7, generator)])
+    return images.maximum(255 * segments(start, stop, uniform(n, 1.5, 3, generator)))
+
+
+def add_breaks(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Cut a gap into each digit, as pens and thresholds leave them."""
+    n = len(images)
+    start, stop = uniform(4 * n, -0.6, 0.6, generator).view(2, 2, n)
+    return images * (1 - segments(start, stop, uniform(n, 0.5, 2, generator)))
+
+
+def fill_loops(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Close holes up to 4 px wide."""
+    return -thicken(-thicken(images, 2), 2)
+
+
+def change_pens(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Make the strokes thinner or thicker."""
+    amount = uniform(len(images), -MAX_THINNER, 1, generator).view(-1, 1, 1, 1)
+    thick, thin = thicken(images, 1), -thicken(-images, 1)
+    return images.lerp(torch.where(amount > 0, thick, thin), amount.abs())
+
+
+def thicken(images: torch.Tensor, reach: int) -> torch.Tensor:
+    """Return the maximum within some pixels of each: F.max_pool2d, but ten times as fast."""
+    for margins, axis in (([0, 0, reach, reach], 2), ([reach, reach], 3)):
+        padded = F.pad(images, margins, value=-255.0)
+        views = [padded.narrow(axis, i, IMAGE_SIZE) for i in range(2 * reach + 1)]
+        images = functools.reduce(torch.maximum, views)
+    return images
+
+
+def segments(start: torch.Tensor, stop: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
+    """Draw a stroke for each image: 0..1, (n, 1, 28, 28).
+
+    Takes the ends, x and y from -1 to 1, (2, n), and the widths in pixels, (n,).
+    """
+    center = CENTER.to(start.device)
+    along = stop - start
+    x = center[None, None, :] - start[0][:, None, None]  # (n, 1, 28)
+    y = center[None, :, None] - start[1][:, None, None]  # (n, 28, 1)
+    dx, dy = along[:, :, None, None]  # (n, 1, 1)
+    share = ((x * dx + y * dy) / (dx**2 + dy**2 + 1e-6)).clamp(0, 1)  # (n, 28, 28)
+    distance = IMAGE_SIZE / 2 * torch.hypot(x - share * dx, y - share * dy)  # in pixels
+    return (0.5 + width[:, None, None] / 2 - distance).clamp(0, 1).unsqueeze(1)

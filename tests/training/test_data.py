@@ -264,35 +264,83 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(mirror, tmp_path, beha
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_augmentation_moves_every_digit_a_little_and_differently():
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_augmentation_changes_every_digit_differently_and_follows_the_generator():
     images = load_sample(train=False).images
     before = images.clone()
-    first = augment(images, torch.Generator().manual_seed(0))
-    second = augment(images, torch.Generator().manual_seed(0))
-    other = augment(images, torch.Generator().manual_seed(1))
+    first, second, other = (augment(images, seeded(seed)) for seed in (0, 0, 1))
     assert first.shape == (1000, 1, 28, 28)
     assert first.dtype == torch.float32
     assert first.min() >= 0 and first.max() <= 255.01
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(images, before)
-    repeated = augment(images[:1].repeat(50, 1, 1), torch.Generator().manual_seed(0))
+    repeated = augment(images[:1].repeat(50, 1, 1), seeded())
     assert len(repeated.flatten(1).unique(dim=0)) == 50
 
-    # Centres of mass move by up to the shift, plus what turning about the middle adds; ink
-    # neither appears nor goes, but for the scale.
+
+def test_distortion_moves_digits_a_little_and_keeps_their_ink():
+    images = load_sample(train=False).images.unsqueeze(1).float()
+
     def center(pixels):
-        weight = pixels.flatten(1).float() / pixels.flatten(1).sum(1, keepdim=True)
+        weight = pixels.flatten(1) / pixels.flatten(1).sum(1, keepdim=True)
         grid = torch.arange(28.0)
         return weight @ torch.stack([grid.repeat(28), grid.repeat_interleave(28)], dim=1)
 
+    # Centres of mass move by up to the shift, plus what turning about the middle adds; ink
+    # neither appears nor goes, but for the scale.
     for strength, farthest, spread, least, most in [
-        (1, 5, 1.2, 0.6, 1.55),
-        (1 / 3, 2, 0.4, 0.85, 1.2),
+        (1, 6, 1.2, 0.5, 1.85),
+        (1 / 3, 2, 0.4, 0.8, 1.25),
     ]:
-        shown = augment(images, torch.Generator().manual_seed(0), strength)
-        moved = center(shown[:, 0]) - center(images)
+        shown = data.distort(images, seeded(), strength)
+        moved = center(shown) - center(images)
         assert moved.abs().max() < farthest
         assert spread < moved.std(dim=0).min() < 2 * spread
         ink = shown.flatten(1).sum(1) / images.flatten(1).sum(1)
         assert ink.min() > least and ink.max() < most
+
+
+def test_what_surrounds_a_digit_is_added_and_what_pens_do_is_done():
+    images = load_sample(train=False).images[:200].unsqueeze(1).float()
+    ink = images.flatten(1).sum(1)
+    for change in (data.add_neighbours, data.add_ruled_lines, data.add_joins):
+        changed = change(images, seeded())
+        assert (changed >= images).all(), change  # the digit itself is still there
+        assert (changed.flatten(1).sum(1) > ink).float().mean() > 0.8, change
+        assert changed.max() <= 255
+    beside = data.add_neighbours(images, seeded())
+    assert torch.equal(beside[..., 12:16], images[..., 12:16])  # at one side, never in the middle
+    left, right = (
+        (beside - images)[..., columns].flatten(1).sum(1) for columns in (slice(12), slice(16, 28))
+    )
+    assert (left * right == 0).all() and (left > 0).any() and (right > 0).any()
+    broken = data.add_breaks(images, seeded())
+    assert (broken <= images).all() and (broken.flatten(1).sum(1) < ink).float().mean() > 0.8
+    pens = data.change_pens(images, seeded()).flatten(1).sum(1) / ink
+    assert pens.min() < 0.75 and pens.max() > 1.5
+    torch.testing.assert_close(
+        data.thicken(images, 2), torch.nn.functional.max_pool2d(images, 5, 1, 2)
+    )
+
+
+def test_small_loops_are_filled_and_large_ones_are_not():
+    places = torch.arange(28.0) - 13.5
+    distance = torch.hypot(places, places[:, None])
+    small, large = (255.0 * ((distance - r).abs() < 1).view(1, 1, 28, 28) for r in (2.5, 8))
+    assert data.fill_loops(small, seeded())[0, 0, 12:16, 12:16].min() == 255
+    assert torch.equal(data.fill_loops(large, seeded())[0, 0, 12:16, 12:16], torch.zeros(4, 4))
+
+
+def test_some_digits_of_a_batch_get_surroundings_and_fewer_later():
+    images = load_sample(train=False).images.unsqueeze(1).float()
+    counts = []
+    for strength in (1.0, data.LAST_STRENGTH):
+        changed = data.add_context(images, seeded(), strength)
+        counts.append((changed != images).flatten(1).any(1).float().mean().item())
+    assert 0.4 < counts[0] < 0.8
+    assert counts[1] == pytest.approx(counts[0] / 3, abs=0.05)
+    assert torch.equal(data.add_context(images, seeded(), 0.0), images)
