@@ -71,6 +71,7 @@ class FoundDigit(NamedTuple):
     confidence: float  # 0..1, the probability of that digit
     probabilities: tuple[float, ...]  # of the ten digits; they sum to 1
     box: tuple[int, int, int, int]  # left, top, right, bottom: pixels of the upright original
+    number: int  # which number of its line it belongs to, from 0; gaps and signs part them
 
 
 class MNISTPredictor:
@@ -161,14 +162,24 @@ class MNISTPredictor:
         # are unsure, it is a drawing; where half are sure, the others are digits of the same hand.
         limits = self.min_confidence, self.min_confidence**CUT_POWER
         limits_in_line = (self.min_confidence**LINE_POWER,) * 2
-        sure = [sum(found.confidence >= limits[cut] for found, _, cut in line) for line in lines]
+        sure = [sum(c.reading.confidence >= limits[c.is_cut] for c in line) for line in lines]
         if sum(sure) < MIN_SHARE * sum(map(len, lines)):
             return []
         digits = []
         for line, n_sure in zip(lines, sure, strict=True):
             enough = limits_in_line if n_sure >= MIN_SHARE * len(line) else limits
-            kept = [(found, box) for found, box, cut in line if found.confidence >= enough[cut]]
-            digits.append([FoundDigit(*found, in_pixels(box)) for found, box in kept])
+            found: list[FoundDigit] = []
+            parted = False  # what is left out parts two numbers as well
+            for candidate in line:
+                parted |= candidate.starts_number
+                if candidate.reading.confidence >= enough[candidate.is_cut]:
+                    number = found[-1].number + parted if found else 0
+                    box = in_pixels(candidate.box)
+                    found.append(FoundDigit(*candidate.reading, box, number))
+                    parted = False
+                else:
+                    parted = True
+            digits.append(found)
         return [line for line in digits if line]
 
     @torch.inference_mode()
@@ -226,9 +237,20 @@ def read_number(
     if arguments.annotated:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             write_png(arguments.annotated, annotate(opened, lines))
-    number = " ".join("".join(str(digit.digit) for digit in line) for line in lines)
-    details = [[digit._asdict() for digit in line] for line in lines]
-    return number or "no digit", {"number": number, "lines": details}
+    numbers = [split_numbers(line) for line in lines]
+    rows = [" ".join(line) for line in numbers]
+    details = {
+        "number": " ".join(rows),
+        "numbers": numbers,
+        "lines": [[digit._asdict() for digit in line] for line in lines],
+    }
+    return "\n".join(rows) or "no digit", details
+
+
+def split_numbers(line: list[FoundDigit]) -> list[str]:
+    """Return the numbers of a line."""
+    groups = itertools.groupby(line, key=lambda found: found.number)
+    return ["".join(str(found.digit) for found in group) for _, group in groups]
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Iterable[tuple]]:
@@ -290,7 +312,8 @@ def read_images(arguments: argparse.Namespace, items: Iterable[tuple]) -> int:
             elif arguments.json:
                 print(json.dumps({"file": path} | answer[1]), flush=True)
             else:
-                print(f"{printable(path)}: {answer[0]}", flush=True)
+                separator = "\n" if "\n" in answer[0] else " "  # lines stand below the name
+                print(f"{printable(path)}:{separator}{answer[0]}", flush=True)
     return 1 if failures else 0
 
 

@@ -34,12 +34,24 @@ MIN_SURE = 0.5  # if the network is sure of a smaller share
 BATCH_SIZE = 32  # components that the network reads before it is asked whether the rest is dust
 MAX_PARTS = 5  # of one digit
 MAX_CUTS = 2.5  # of a part that is as wide as it is high
+NUMBER_GAP = 0.6  # between numbers of a line, in heights, more than the usual gap of its digits,
+MAX_USUAL_GAP = 1.0  # which is larger only where the digits are numbers of their own
+MIN_SIGN = 0.3  # of a part that is no digit, in heights; a smaller one is a point, a comma or dust
 MIN_INK = 0.05  # between two cuts, as a share of the square of the height
 STEP_COST = 0.1  # of a cut's step to the side, in pixels of ink
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 # Maps images, (N, 1, 28, 28), to N readings, each with a digit and a confidence.
 Classify = Callable[[torch.Tensor], list[Any]]
+
+
+class Candidate(NamedTuple):
+    """What is likely a digit."""
+
+    reading: Any  # what `classify` says of it
+    box: Box  # shares of the picture's width and height
+    is_cut: bool  # out of other ink
+    starts_number: bool  # a gap or a sign is before it, or nothing
 
 
 class Costs(NamedTuple):
@@ -326,18 +338,33 @@ class Lattice:
         confidence = self.page.readings[self.runs[i, j]].confidence
         return math.log(confidence) - float(np.dot(COSTS, self.features(i, j)))
 
-    def best_path(self) -> list[tuple[Part, bool]]:
-        """Return the likeliest digits of the line (Viterbi), and whether each was cut out."""
-        paths: list[tuple[float, list[tuple[Part, bool]]]] = [(0.0, [])]
+    def best_path(self) -> list[tuple[int, int]]:
+        """Return the likeliest digits of the line, as keys of `runs` (Viterbi)."""
+        paths: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
         for j, part in enumerate(self.parts, start=1):
-            score, digits = paths[-1]
-            options = [(score - COSTS.skip * self.skipped(part), digits)]
+            score, path = paths[-1]
+            options = [(score - COSTS.skip * self.skipped(part), path)]
             for i in range(max(0, j - MAX_PARTS), j):
-                if whole := self.runs.get((i, j)):
-                    digits = [*paths[i][1], (whole, self.is_cut(i, j))]
-                    options.append((paths[i][0] + self.score(i, j), digits))
+                if (i, j) in self.runs:
+                    score, path = paths[i]
+                    options.append((score + self.score(i, j), [*path, (i, j)]))
             paths.append(max(options, key=lambda option: option[0]))
         return paths[-1][1]
+
+    def digits(self) -> list[Candidate]:
+        """Return the digits of the line, from left to right."""
+        path = self.best_path()
+        wholes = [self.runs[key] for key in path]
+        gaps = [(b.left - a.right) / self.height for a, b in itertools.pairwise(wholes)]
+        usual = float(np.clip(np.median(gaps), 0, MAX_USUAL_GAP)) if gaps else 0.0
+        digits, end = [], 0
+        for (i, j), whole, gap in zip(path, wholes, [math.inf, *gaps], strict=True):
+            signs = (self.skipped(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
+            starts = gap > usual + NUMBER_GAP or any(signs)
+            reading, box = self.page.readings[whole], self.page.box(whole)
+            digits.append(Candidate(reading, box, self.is_cut(i, j), starts))
+            end = j
+        return digits
 
 
 def typical(parts: list[Part], values: list[float], page: Page) -> float:
@@ -380,18 +407,13 @@ def read_parts(page: Page) -> bool:
     return bool(parts)
 
 
-def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box, bool]]]:
+def read_page(gray: np.ndarray, classify: Classify) -> list[list[Candidate]]:
     """Find the digits of a picture, gray values (H, W) in 0..1.
 
-    Returns the lines from top to bottom, each with its digits from left to right. A digit is what
-    `classify` says of it, its box as shares of the width and the height, and whether it was cut
-    out of other ink. Digits of which the network is unsure are among them. Raises ValueError if
-    there is no ink.
+    Returns the lines from top to bottom, each with its digits from left to right. Digits of which
+    the network is unsure are among them. Raises ValueError if there is no ink.
     """
     page = Page(gray, classify)
     lattices = find_lattices(page) if read_parts(page) else []
     page.read(whole for lattice in lattices for whole in lattice.runs.values())
-    return [
-        [(page.readings[part], page.box(part), is_cut) for part, is_cut in lattice.best_path()]
-        for lattice in lattices
-    ]
+    return [lattice.digits() for lattice in lattices]
