@@ -108,8 +108,8 @@ function createCanvas(el, send, live = false) {
       <span style="left: ${percent(left / WIDTH)}; top: ${percent(top / HEIGHT)};
         width: ${percent((right - left) / WIDTH)}; height: ${percent((bottom - top) / HEIGHT)}">
         <b>${digit}</b></span>`).join("");
-    find(".seen").hidden = !one;
-    if (one) find("img").src = seen;
+    find(".seen").hidden = !seen;
+    if (seen) find("img").src = seen;
   }
 
   function ask() {
