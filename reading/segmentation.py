@@ -28,7 +28,7 @@ MAX_SIZE = 1024  # pixels of its longer side
 SURE = 0.9  # the confidence from which a component is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
 MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
-MAX_COMPONENTS = 2000  # of a picture; the largest are looked at
+MAX_READINGS = 1100  # of parts of a picture, the largest first; they take two seconds
 MANY = 96  # components, of which too few are digits: print, or a pattern,
 MIN_SURE = 0.5  # if the network is sure of a smaller share
 BATCH_SIZE = 32  # components that the network reads before it is asked whether the rest is dust
@@ -97,7 +97,7 @@ class Page:
             for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1)
             if max(side.stop - side.start for side in box) >= min_extent
         ]
-        return sorted(parts, key=lambda part: -max(part.mask.shape))[:MAX_COMPONENTS]
+        return sorted(parts, key=lambda part: -max(part.mask.shape))[:MAX_READINGS]
 
     def read(self, parts: Iterable[Part]) -> None:
         """Let the network read parts, those that it has not read yet."""
@@ -251,11 +251,10 @@ def cut(part: Part, height: float) -> list[Part]:
     thickness = above + below - part.mask[middle]  # (width,)
     columns = np.concatenate([upper, lower[-2::-1]])  # (height, width)
     before = np.pad(part.mask.cumsum(axis=1), ((0, 0), (1, 0)))  # ink before a place in a row
-    before = np.take_along_axis(before, columns, axis=1)  # and before each cut, (height, width)
-    cuts: list[int] = []
+    ink = np.take_along_axis(before, columns, axis=1).sum(axis=0)  # before each cut, (width,)
+    cuts, total = [], part.mask.sum()
     for x in np.argsort(thickness[1:], kind="stable") + 1:
-        between = np.abs(before[:, [x]] - before[:, [0, *cuts]]).sum(axis=0)
-        if min(between.min(), part.mask.sum() - before[:, x].sum()) > MIN_INK * height**2:
+        if np.abs(ink[x] - [0, total, *ink[cuts]]).min() > MIN_INK * height**2:
             cuts.append(int(x))
         if len(cuts) > MAX_CUTS * part.width / height:
             break
@@ -283,20 +282,21 @@ class Lattice:
     """The parts of a line from left to right, and the runs of them that may be one digit.
 
     A part is settled if the network is sure of it and it is as high as the others. Parts that are
-    wide are cut.
+    wide are cut. If there is no time for that, each component is one part and may be one digit.
     """
 
-    def __init__(self, line: list[Part], height: float, page: Page) -> None:
+    def __init__(self, line: list[Part], height: float, page: Page, hasty: bool = False) -> None:
         self.height, self.page = height, page
         self.settled = {p for p in line if p.height > 0.6 * height and page.is_sure(p)}
         self.parts: list[Part] = []
         for part in sorted(line, key=lambda part: part.left):
             wide = part.width > (0.9 if part in self.settled else 0.5) * height
-            whole = not wide or part.height < HEIGHTS[0] * height
+            whole = hasty or not wide or part.height < HEIGHTS[0] * height
             self.parts += [part] if whole else cut(part, height)
         self.runs: dict[tuple[int, int], Part] = {}  # from a part to before another
+        max_parts = 1 if hasty else MAX_PARTS
         for i in range(len(self.parts)):
-            for j in range(i + 1, min(i + MAX_PARTS, len(self.parts)) + 1):
+            for j in range(i + 1, min(i + max_parts, len(self.parts)) + 1):
                 if self.may_be_digit(run := self.parts[i:j]):
                     self.runs[i, j] = join(run)
 
@@ -358,9 +358,9 @@ class Lattice:
         gaps = [(b.left - a.right) / self.height for a, b in itertools.pairwise(wholes)]
         usual = float(np.clip(np.median(gaps), 0, MAX_USUAL_GAP)) if gaps else 0.0
         digits, end = [], 0
-        for (i, j), whole, gap in zip(path, wholes, [math.inf, *gaps], strict=True):
+        for (i, j), whole, gap in zip(path, wholes, [0.0, *gaps]):  # noqa: B905 (none)
             signs = (self.skipped(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
-            starts = gap > usual + NUMBER_GAP or any(signs)
+            starts = not digits or gap > usual + NUMBER_GAP or any(signs)
             reading, box = self.page.readings[whole], self.page.box(whole)
             digits.append(Candidate(reading, box, self.is_cut(i, j), starts))
             end = j
@@ -384,11 +384,17 @@ def find_lattices(page: Page) -> list[Lattice]:
     lines = find_lines(large, height)
     # A part at the edge may go on beyond it. It counts as a digit only beside others.
     inner = [line for line in lines if not all(map(page.touches_edge, line))]
-    lattices = []
+    rows = []
     for line in inner or lines:
         middle = typical(line, [part.height for part in line], page)
         near = [part for part in small if any(distance(part, p) < 0.3 * middle for p in line)]
-        lattices.append(Lattice(line + near, middle, page))
+        rows.append((line + near, middle, page))
+    lattices = [Lattice(*row) for row in rows]
+    n_new = sum(
+        whole not in page.readings for lattice in lattices for whole in lattice.runs.values()
+    )
+    if n_new + len(page.readings) > MAX_READINGS:
+        lattices = [Lattice(*row, hasty=True) for row in rows]
     return lattices
 
 
