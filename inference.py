@@ -50,7 +50,8 @@ from reading.segmentation import read_page
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
-MIN_SHARE = 0.5  # If the network is sure of fewer of the possible digits, there are none.
+MIN_SHARE = 0.5  # If it is sure of less of the ink, or of fewer digits of a line, it's a drawing.
+MIN_MEAN_SCORE = -0.5  # nats; what may be digits is a drawing if it is less likely on average.
 CUT_POWER = 0.2  # A digit that was cut out of other ink must reach min_confidence**CUT_POWER.
 LINE_POWER = 7.0  # In a line of which half are sure, the others must reach min_confidence**7.
 MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
@@ -163,7 +164,9 @@ class MNISTPredictor:
         limits = self.min_confidence, self.min_confidence**CUT_POWER
         limits_in_line = (self.min_confidence**LINE_POWER,) * 2
         sure = [sum(c.reading.confidence >= limits[c.is_cut] for c in line) for line in lines]
-        if sum(sure) < MIN_SHARE * sum(map(len, lines)):
+        every = [candidate for line in lines for candidate in line]
+        ink = sum(c.share for c in every if c.reading.confidence >= limits[c.is_cut])
+        if ink < MIN_SHARE or sum(c.score for c in every) < MIN_MEAN_SCORE * len(every):
             return []
         digits = []
         for line, n_sure in zip(lines, sure, strict=True):

@@ -52,6 +52,8 @@ class Candidate(NamedTuple):
     box: Box  # shares of the picture's width and height
     is_cut: bool  # out of other ink
     starts_number: bool  # a gap or a sign is before it, or nothing
+    share: float  # of all the ink of the picture
+    score: float  # how likely it is by its looks and its shape, in nats
 
 
 class Costs(NamedTuple):
@@ -86,6 +88,7 @@ class Page:
         self.ink = find_page_ink(gray)
         self.zoom = max(gray.shape) / max(self.ink.shape)  # the ink is so many times smaller
         self.parts = self.find_parts()
+        self.mass = sum(part.mask.sum() for part in self.parts)
         self.classify, self.readings = classify, {}
 
     def find_parts(self) -> list[Part]:
@@ -362,7 +365,9 @@ class Lattice:
             signs = (self.skipped(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
             starts = not digits or gap > usual + NUMBER_GAP or any(signs)
             reading, box = self.page.readings[whole], self.page.box(whole)
-            digits.append(Candidate(reading, box, self.is_cut(i, j), starts))
+            share = float(whole.mask.sum() / self.page.mass)
+            score = self.score(i, j)
+            digits.append(Candidate(reading, box, self.is_cut(i, j), starts, share, score))
             end = j
         return digits
 
