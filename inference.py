@@ -50,8 +50,8 @@ from reading.segmentation import read_page
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
-MIN_SHARE = 0.5  # If it is sure of less of the ink, or of fewer digits of a line, it's a drawing.
-MIN_MEAN_SCORE = -0.5  # nats; what may be digits is a drawing if it is less likely on average.
+MIN_SHARE = 0.5  # of a line's digits; if it is sure of fewer, it must be sure of each.
+MIN_INK_SHARE = 0.6  # of the ink is likely digits, times min_confidence; else it is a drawing.
 CUT_POWER = 0.2  # A digit that was cut out of other ink must reach min_confidence**CUT_POWER.
 LINE_POWER = 7.0  # In a line of which half are sure, the others must reach min_confidence**7.
 MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
@@ -147,8 +147,8 @@ class MNISTPredictor:
 
         Returns its lines from top to bottom, each with its digits from left to right. Left out is
         what the network is less sure of than `min_confidence`. In a line where it is sure of half
-        or more, it accepts the others at a lower confidence. Returns [] if it is sure of fewer
-        than half of all. Raises ValueError and OSError as `predict` does.
+        or more, it accepts the others at a lower confidence. Returns [] if most of the ink is
+        likely no digit. Raises ValueError and OSError as `predict` does.
         """
         with naming(image):
             gray, (width, height) = to_grayscale(image)
@@ -159,14 +159,14 @@ class MNISTPredictor:
             first = math.floor(left * width), math.floor(top * height)
             return *first, math.ceil(right * width), math.ceil(bottom * height)
 
-        # Of the pieces of anything, some look like digits: what was cut must be surer. Where most
-        # are unsure, it is a drawing; where half are sure, the others are digits of the same hand.
+        # Of the pieces of anything, some look like digits: what was cut must be surer. Where half
+        # of a line are sure, the others are digits of the same hand.
         limits = self.min_confidence, self.min_confidence**CUT_POWER
         limits_in_line = (self.min_confidence**LINE_POWER,) * 2
         sure = [sum(c.reading.confidence >= limits[c.is_cut] for c in line) for line in lines]
         every = [candidate for line in lines for candidate in line]
-        ink = sum(c.share for c in every if c.reading.confidence >= limits[c.is_cut])
-        if ink < MIN_SHARE or sum(c.score for c in every) < MIN_MEAN_SCORE * len(every):
+        ink = sum(candidate.share * math.exp(candidate.score) for candidate in every)
+        if ink < MIN_INK_SHARE * self.min_confidence:
             return []
         digits = []
         for line, n_sure in zip(lines, sure, strict=True):
