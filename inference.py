@@ -50,7 +50,8 @@ from reading.segmentation import read_page
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
-MIN_SHARE = 0.5  # If the network is sure of fewer of the possible digits, there are none.
+MIN_SHARE = 0.5  # of a line's digits; if it is sure of fewer, it must be sure of each.
+MIN_INK_SHARE = 0.6  # of the ink is likely digits, times min_confidence; else it is a drawing.
 CUT_POWER = 0.2  # A digit that was cut out of other ink must reach min_confidence**CUT_POWER.
 LINE_POWER = 7.0  # In a line of which half are sure, the others must reach min_confidence**7.
 MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
@@ -71,6 +72,7 @@ class FoundDigit(NamedTuple):
     confidence: float  # 0..1, the probability of that digit
     probabilities: tuple[float, ...]  # of the ten digits; they sum to 1
     box: tuple[int, int, int, int]  # left, top, right, bottom: pixels of the upright original
+    number: int  # which number of its line it belongs to, from 0; gaps and signs part them
 
 
 class MNISTPredictor:
@@ -145,8 +147,8 @@ class MNISTPredictor:
 
         Returns its lines from top to bottom, each with its digits from left to right. Left out is
         what the network is less sure of than `min_confidence`. In a line where it is sure of half
-        or more, it accepts the others at a lower confidence. Returns [] if it is sure of fewer
-        than half of all. Raises ValueError and OSError as `predict` does.
+        or more, it accepts the others at a lower confidence. Returns [] if most of the ink is
+        likely no digit. Raises ValueError and OSError as `predict` does.
         """
         with naming(image):
             gray, (width, height) = to_grayscale(image)
@@ -157,18 +159,30 @@ class MNISTPredictor:
             first = math.floor(left * width), math.floor(top * height)
             return *first, math.ceil(right * width), math.ceil(bottom * height)
 
-        # Of the pieces of anything, some look like digits: what was cut must be surer. Where most
-        # are unsure, it is a drawing; where half are sure, the others are digits of the same hand.
+        # Of the pieces of anything, some look like digits: what was cut must be surer. Where half
+        # of a line are sure, the others are digits of the same hand.
         limits = self.min_confidence, self.min_confidence**CUT_POWER
         limits_in_line = (self.min_confidence**LINE_POWER,) * 2
-        sure = [sum(found.confidence >= limits[cut] for found, _, cut in line) for line in lines]
-        if sum(sure) < MIN_SHARE * sum(map(len, lines)):
+        sure = [sum(c.reading.confidence >= limits[c.is_cut] for c in line) for line in lines]
+        every = [candidate for line in lines for candidate in line]
+        ink = sum(candidate.share * math.exp(candidate.score) for candidate in every)
+        if ink < MIN_INK_SHARE * self.min_confidence:
             return []
         digits = []
         for line, n_sure in zip(lines, sure, strict=True):
             enough = limits_in_line if n_sure >= MIN_SHARE * len(line) else limits
-            kept = [(found, box) for found, box, cut in line if found.confidence >= enough[cut]]
-            digits.append([FoundDigit(*found, in_pixels(box)) for found, box in kept])
+            found: list[FoundDigit] = []
+            parted = False  # what is left out parts two numbers as well
+            for candidate in line:
+                parted |= candidate.starts_number
+                if candidate.reading.confidence >= enough[candidate.is_cut]:
+                    number = found[-1].number + parted if found else 0
+                    box = in_pixels(candidate.box)
+                    found.append(FoundDigit(*candidate.reading, box, number))
+                    parted = False
+                else:
+                    parted = True
+            digits.append(found)
         return [line for line in digits if line]
 
     @torch.inference_mode()
@@ -226,9 +240,20 @@ def read_number(
     if arguments.annotated:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             write_png(arguments.annotated, annotate(opened, lines))
-    number = " ".join("".join(str(digit.digit) for digit in line) for line in lines)
-    details = [[digit._asdict() for digit in line] for line in lines]
-    return number or "no digit", {"number": number, "lines": details}
+    numbers = [split_numbers(line) for line in lines]
+    rows = [" ".join(line) for line in numbers]
+    details = {
+        "number": " ".join(rows),
+        "numbers": numbers,
+        "lines": [[digit._asdict() for digit in line] for line in lines],
+    }
+    return "\n".join(rows) or "no digit", details
+
+
+def split_numbers(line: list[FoundDigit]) -> list[str]:
+    """Return the numbers of a line."""
+    groups = itertools.groupby(line, key=lambda found: found.number)
+    return ["".join(str(found.digit) for found in group) for _, group in groups]
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Iterable[tuple]]:
@@ -290,7 +315,8 @@ def read_images(arguments: argparse.Namespace, items: Iterable[tuple]) -> int:
             elif arguments.json:
                 print(json.dumps({"file": path} | answer[1]), flush=True)
             else:
-                print(f"{printable(path)}: {answer[0]}", flush=True)
+                separator = "\n" if "\n" in answer[0] else " "  # lines stand below the name
+                print(f"{printable(path)}:{separator}{answer[0]}", flush=True)
     return 1 if failures else 0
 
 

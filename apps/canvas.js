@@ -91,7 +91,8 @@ function createCanvas(el, send, live = false) {
     root.classList.remove("waiting");
     const digits = lines?.flat() ?? [];
     const one = digits.length === 1 ? digits[0] : chosen;
-    const number = lines?.map((line) => line.map(({ digit }) => digit).join("")).join(" ");
+    const number = lines?.map((line) => line.map(({ digit, number }, i) =>
+      (i && number !== line[i - 1].number ? " " : "") + digit).join("")).join(" ");
     remark ??= !lines ? "draw a digit" : !number ? "no digit"
       : digits.length === 1 ? percent(one.confidence) + " sure" : "";
     say(`<b>${number || "?"}</b> ${remark}`);
@@ -107,8 +108,8 @@ function createCanvas(el, send, live = false) {
       <span style="left: ${percent(left / WIDTH)}; top: ${percent(top / HEIGHT)};
         width: ${percent((right - left) / WIDTH)}; height: ${percent((bottom - top) / HEIGHT)}">
         <b>${digit}</b></span>`).join("");
-    find(".seen").hidden = !one;
-    if (one) find("img").src = seen;
+    find(".seen").hidden = !seen;
+    if (seen) find("img").src = seen;
   }
 
   function ask() {

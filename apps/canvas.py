@@ -57,10 +57,12 @@ def read_drawing(predictor: MNISTPredictor, png: bytes) -> dict:
     except ValueError:
         return {}  # no ink
     answer = {"lines": [[found._asdict() for found in line] for line in lines]}
-    if sum(map(len, lines)) == 1:
-        buffer = io.BytesIO()
-        to_image(predictor.preprocess(drawing)).save(buffer, "png")
-        answer["seen"] = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    with contextlib.suppress(ValueError):  # what read finds in a corner, predict may not find
+        if sum(map(len, lines)) == 1:
+            buffer = io.BytesIO()
+            to_image(predictor.preprocess(drawing)).save(buffer, "png")
+            seen = base64.b64encode(buffer.getvalue()).decode()
+            answer["seen"] = f"data:image/png;base64,{seen}"
     return answer
 
 

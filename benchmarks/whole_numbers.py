@@ -7,17 +7,20 @@ A folder of pictures comes with a table of the same name, FOLDER.tsv, beside it 
 header and the columns file, answer and kind, parted by tabs; in the answer, the lines are joined
 by "|". --made writes digits of MNIST's test set in lines on papers of some kinds, so many pictures
 of each. "digits" is 1 - edit distance / length, all digits together, "wholly right" the share of
-pictures of which every digit and every line is right. Where Tesseract is installed, its answers
-are counted beside ours. The time is that of one thread, without opening the file.
+pictures of which every digit and every line is right. Where Tesseract or RapidOCR is installed
+(pip install rapidocr onnxruntime), its answers are counted beside ours; of RapidOCR's, those of
+its recognizer alone as well, which takes each picture for one line. The time is that of one
+thread, without opening the file.
 """
 
 import argparse
+import functools
 import io
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,9 +155,12 @@ KINDS = {
 }
 
 
-def made_pictures(n: int, digits: np.ndarray, labels: np.ndarray, seed: int) -> Iterator[Picture]:
+def made_pictures(
+    n: int, digits: np.ndarray, labels: np.ndarray, seed: int, kinds: Iterable[str] = KINDS
+) -> Iterator[Picture]:
     """Yield n pictures of each kind."""
-    for number, (kind, (how, papers)) in enumerate(KINDS.items()):
+    for kind in kinds:
+        number, (how, papers) = list(KINDS).index(kind), KINDS[kind]
         for i in range(n):
             # the same picture whatever n is
             rng = np.random.default_rng([seed, number, i])
@@ -192,6 +198,9 @@ def read(predictor: MNISTPredictor, image: Image.Image) -> list[list[FoundDigit]
         return []
 
 
+Reader = Callable[[Image.Image], str]
+
+
 def read_by_tesseract(image: Image.Image) -> str:
     """Return what Tesseract makes of a picture, when it is told that there are only digits."""
     buffer = io.BytesIO()
@@ -200,6 +209,23 @@ def read_by_tesseract(image: Image.Image) -> str:
     done = subprocess.run(command, input=buffer.getvalue(), capture_output=True, check=False)
     lines = ("".join(line.split()) for line in done.stdout.decode().splitlines())
     return "|".join(line for line in lines if line)
+
+
+def rapid_readers() -> dict[str, Reader]:
+    """Return what reads a picture with RapidOCR, and with its recognizer alone, if there is one."""
+    try:
+        from rapidocr import RapidOCR
+    except ImportError:
+        return {}
+    engine = RapidOCR(params={"Global.log_level": "error"})
+
+    def read_with(image: Image.Image, **how: bool) -> str:
+        result = engine(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), **how)
+        lines = ("".join(filter(str.isdecimal, text)) for text in result.txts or ())
+        return "|".join(line for line in lines if line)
+
+    alone = functools.partial(read_with, use_det=False, use_cls=False, use_rec=True)
+    return {"RapidOCR": read_with, "RapidOCR's recognizer": alone}
 
 
 class Score:
@@ -231,7 +257,9 @@ def main(argv: list[str] | None = None) -> int:
     if bool(arguments.folder) == bool(arguments.made):
         parser.error("give a folder of pictures, or --made N")
     torch.set_num_threads(1)
-    predictor, tesseract = MNISTPredictor(), shutil.which("tesseract")
+    predictor, others = MNISTPredictor(), rapid_readers()
+    if shutil.which("tesseract"):
+        others["Tesseract"] = read_by_tesseract
     if arguments.made:
         digits = load_mnist(arguments.data_dir, train=False)
         images, labels = digits.images.numpy(), digits.labels.numpy()
@@ -242,7 +270,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.annotated.mkdir(parents=True, exist_ok=True)
 
     scores: dict[str, Score] = {}
-    others, milliseconds = Score(), []
+    other_scores = {name: Score() for name in others}
+    milliseconds = []
     for picture in pictures:
         started = time.perf_counter()
         lines = read(predictor, picture.image)
@@ -250,8 +279,8 @@ def main(argv: list[str] | None = None) -> int:
         text = "|".join("".join(str(found.digit) for found in line) for line in lines)
         for kind in (picture.kind, "all"):
             scores.setdefault(kind, Score()).count(picture.answer, text)
-        if tesseract:
-            others.count(picture.answer, read_by_tesseract(picture.image))
+        for name, read_by_other in others.items():
+            other_scores[name].count(picture.answer, read_by_other(picture.image))
         if text != picture.answer:
             print(f"{picture.name}: {picture.answer} read as {text}")
         if arguments.annotated:
@@ -260,8 +289,8 @@ def main(argv: list[str] | None = None) -> int:
     print("\n| kind | pictures | digits | wholly right |\n| --- | --- | --- | --- |")
     for kind in sorted(scores, key=lambda kind: kind == "all"):
         print(f"| {kind} | {scores[kind].pictures} | {scores[kind]} |")
-    if tesseract:
-        print(f"| all, by Tesseract | {others.pictures} | {others} |")
+    for name, score in other_scores.items():
+        print(f"| all, by {name} | {score.pictures} | {score} |")
     print(f"\n{np.median(milliseconds):.0f} ms a picture (median), {max(milliseconds):.0f} at most")
     return 0
 

@@ -9,7 +9,7 @@ Haffner 1998, "Gradient-based learning applied to document recognition", section
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
@@ -28,35 +28,57 @@ MAX_SIZE = 1024  # pixels of its longer side
 SURE = 0.9  # the confidence from which a component is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
 MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
-MAX_COMPONENTS = 2000  # of a picture; the largest are looked at
+MAX_READINGS = 1100  # of parts of a picture, the largest first; they take two seconds
 MANY = 96  # components, of which too few are digits: print, or a pattern,
 MIN_SURE = 0.5  # if the network is sure of a smaller share
 BATCH_SIZE = 32  # components that the network reads before it is asked whether the rest is dust
 MAX_PARTS = 5  # of one digit
 MAX_CUTS = 2.5  # of a part that is as wide as it is high
+NUMBER_GAP = 0.6  # between numbers of a line, in heights, more than the usual gap of its digits,
+MAX_USUAL_GAP = 1.0  # which is larger only where the digits are numbers of their own
+MIN_SIGN = 0.3  # of a part that is no digit, in heights; a smaller one is a point, a comma or dust
 MIN_INK = 0.05  # between two cuts, as a share of the square of the height
 STEP_COST = 0.1  # of a cut's step to the side, in pixels of ink
-CUT_COST = 0.1  # of each cut
-CUT_INK_COST = 2.0  # of a cut through as much ink as a digit is high
-SKIP_COST = 3.0  # of leaving out a part as high as a digit
-WIDTH_COST = 1.0  # of a digit twice as wide as high, which may be two
-MIN_CUT_HEIGHT = 0.9  # of a digit that was cut out, as a share of the typical height
-LOW_COST = 3.0  # of a digit that was cut out and lacks that height altogether
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 # Maps images, (N, 1, 28, 28), to N readings, each with a digit and a confidence.
 Classify = Callable[[torch.Tensor], list[Any]]
 
 
+class Candidate(NamedTuple):
+    """What is likely a digit."""
+
+    reading: Any  # what `classify` says of it
+    box: Box  # shares of the picture's width and height
+    is_cut: bool  # out of other ink
+    starts_number: bool  # a gap or a sign is before it, or nothing
+    share: float  # of all the ink of the picture
+    score: float  # how likely it is by its looks and its shape, in nats
+
+
+class Costs(NamedTuple):
+    """What a way to read a line costs, in nats: compared with the logarithm of probabilities."""
+
+    cut: float  # through as much ink as a digit is high
+    skip: float  # a part as high as a digit
+    wide: float  # a digit twice as wide as high, which may be two
+    low: float  # a digit whose height is 1/e of the typical height,
+    low_one: float  # and a 1: a comma may be read as one, and a piece of a digit
+    join: float  # each component of a digit but the first
+
+
+COSTS = Costs(cut=3.8, skip=1.4, wide=0.7, low=0.6, low_one=0.5, join=0.7)  # of fit_costs.py
+
+
 class Part:
     """A connected component of ink, a piece of one, or several: its mask and where it is."""
 
-    def __init__(self, mask: np.ndarray, top: int, left: int, cost: float = 0.0) -> None:
+    def __init__(self, mask: np.ndarray, top: int, left: int, thickness: float = 0.0) -> None:
         self.mask, self.top, self.left = mask, top, left  # bool (height, width)
         self.height, self.width = mask.shape
         self.bottom, self.right = top + self.height, left + self.width
         self.middle = (top + self.height / 2, left + self.width / 2)
-        self.cost = cost  # of the cut on its left; 0 where there is none
+        self.thickness = thickness  # of the ink that was cut on its left; 0 where none was
 
 
 class Page:
@@ -66,6 +88,7 @@ class Page:
         self.ink = find_page_ink(gray)
         self.zoom = max(gray.shape) / max(self.ink.shape)  # the ink is so many times smaller
         self.parts = self.find_parts()
+        self.mass = sum(part.mask.sum() for part in self.parts)
         self.classify, self.readings = classify, {}
 
     def find_parts(self) -> list[Part]:
@@ -77,7 +100,7 @@ class Page:
             for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1)
             if max(side.stop - side.start for side in box) >= min_extent
         ]
-        return sorted(parts, key=lambda part: -max(part.mask.shape))[:MAX_COMPONENTS]
+        return sorted(parts, key=lambda part: -max(part.mask.shape))[:MAX_READINGS]
 
     def read(self, parts: Iterable[Part]) -> None:
         """Let the network read parts, those that it has not read yet."""
@@ -224,21 +247,17 @@ def cheapest_paths(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cut(part: Part, height: float) -> list[Part]:
-    """Cut a part from top to bottom where it is thin, and return the pieces from left to right.
-
-    The cost of a piece tells how much ink the cut on its left went through.
-    """
+    """Cut a part from top to bottom where it is thin; return the pieces from left to right."""
     middle = part.height // 2
     above, upper = cheapest_paths(part.mask[: middle + 1])
     below, lower = cheapest_paths(part.mask[: middle - 1 : -1] if middle else part.mask[::-1])
-    thickness = (above + below - part.mask[middle]) / height  # (width,)
+    thickness = above + below - part.mask[middle]  # (width,)
     columns = np.concatenate([upper, lower[-2::-1]])  # (height, width)
     before = np.pad(part.mask.cumsum(axis=1), ((0, 0), (1, 0)))  # ink before a place in a row
-    before = np.take_along_axis(before, columns, axis=1)  # and before each cut, (height, width)
-    cuts: list[int] = []
+    ink = np.take_along_axis(before, columns, axis=1).sum(axis=0)  # before each cut, (width,)
+    cuts, total = [], part.mask.sum()
     for x in np.argsort(thickness[1:], kind="stable") + 1:
-        between = np.abs(before[:, [x]] - before[:, [0, *cuts]]).sum(axis=0)
-        if min(between.min(), part.mask.sum() - before[:, x].sum()) > MIN_INK * height**2:
+        if np.abs(ink[x] - [0, total, *ink[cuts]]).min() > MIN_INK * height**2:
             cuts.append(int(x))
         if len(cuts) > MAX_CUTS * part.width / height:
             break
@@ -246,7 +265,7 @@ def cut(part: Part, height: float) -> list[Part]:
     labels = part.mask.astype(int)  # 1 before the first cut, one more after each
     for place in cuts:
         labels += part.mask & (np.arange(part.width) >= columns[:, place, None])
-    costs = [0.0, *(CUT_COST + CUT_INK_COST * float(thickness[place]) for place in cuts)]
+    costs = [part.thickness, *(float(thickness[place]) for place in cuts)]
     pieces = []
     for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if box is not None:
@@ -266,20 +285,21 @@ class Lattice:
     """The parts of a line from left to right, and the runs of them that may be one digit.
 
     A part is settled if the network is sure of it and it is as high as the others. Parts that are
-    wide are cut.
+    wide are cut. If there is no time for that, each component is one part and may be one digit.
     """
 
-    def __init__(self, line: list[Part], height: float, page: Page) -> None:
+    def __init__(self, line: list[Part], height: float, page: Page, hasty: bool = False) -> None:
         self.height, self.page = height, page
         self.settled = {p for p in line if p.height > 0.6 * height and page.is_sure(p)}
         self.parts: list[Part] = []
         for part in sorted(line, key=lambda part: part.left):
-            wide = part.width > (1.1 if part in self.settled else 0.5) * height
-            whole = not wide or part.height < 0.6 * height
+            wide = part.width > (0.9 if part in self.settled else 0.5) * height
+            whole = hasty or not wide or part.height < HEIGHTS[0] * height
             self.parts += [part] if whole else cut(part, height)
         self.runs: dict[tuple[int, int], Part] = {}  # from a part to before another
+        max_parts = 1 if hasty else MAX_PARTS
         for i in range(len(self.parts)):
-            for j in range(i + 1, min(i + MAX_PARTS, len(self.parts)) + 1):
+            for j in range(i + 1, min(i + max_parts, len(self.parts)) + 1):
                 if self.may_be_digit(run := self.parts[i:j]):
                     self.runs[i, j] = join(run)
 
@@ -297,82 +317,114 @@ class Lattice:
 
     def is_cut(self, i: int, j: int) -> bool:
         """Return whether a run was cut out of other ink."""
-        return any(part.cost > 0 for part in (self.parts[i], *self.parts[j : j + 1]))
+        return any(part.thickness for part in (self.parts[i], *self.parts[j : j + 1]))
+
+    def features(self, i: int, j: int) -> Costs:
+        """Return how much of each cost a run has if it is read as a digit."""
+        whole = self.runs[i, j]
+        low = max(0.0, math.log(self.height / whole.height))
+        return Costs(
+            cut=self.parts[i].thickness / self.height,
+            skip=0.0,
+            wide=max(0.0, whole.width / whole.height - 1),
+            low=low,
+            low_one=low * (self.page.readings[whole].digit == 1),
+            join=sum(not part.thickness for part in self.parts[i + 1 : j]),
+        )
+
+    def skipped(self, part: Part) -> float:
+        """Return how large a part is, as a share of a digit's height."""
+        return min(1.0, max(part.mask.shape) / self.height)
 
     def score(self, i: int, j: int) -> float:
         """Return how likely it is, in nats, that a run is a digit, by its looks and its shape."""
-        whole = self.runs[i, j]
-        wide = WIDTH_COST * max(0.0, whole.width / whole.height - 1)
-        lack = max(0.0, MIN_CUT_HEIGHT - whole.height / self.height) * self.is_cut(i, j)
-        likely = math.log(self.page.readings[whole].confidence)
-        return likely - self.parts[i].cost - wide - LOW_COST * lack
+        confidence = self.page.readings[self.runs[i, j]].confidence
+        return math.log(confidence) - float(np.dot(COSTS, self.features(i, j)))
 
-    def best_path(self) -> list[tuple[Part, bool]]:
-        """Return the likeliest digits of the line (Viterbi), and whether each was cut out."""
-        paths: list[tuple[float, list[tuple[Part, bool]]]] = [(0.0, [])]
+    def best_path(self) -> list[tuple[int, int]]:
+        """Return the likeliest digits of the line, as keys of `runs` (Viterbi)."""
+        paths: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
         for j, part in enumerate(self.parts, start=1):
-            size = min(1, max(part.mask.shape) / self.height)
-            score, digits = paths[-1]
-            options = [(score - part.cost - SKIP_COST * size**2, digits)]
+            score, path = paths[-1]
+            options = [(score - COSTS.skip * self.skipped(part), path)]
             for i in range(max(0, j - MAX_PARTS), j):
-                if whole := self.runs.get((i, j)):
-                    digits = [*paths[i][1], (whole, self.is_cut(i, j))]
-                    options.append((paths[i][0] + self.score(i, j), digits))
+                if (i, j) in self.runs:
+                    score, path = paths[i]
+                    options.append((score + self.score(i, j), [*path, (i, j)]))
             paths.append(max(options, key=lambda option: option[0]))
         return paths[-1][1]
 
+    def digits(self) -> list[Candidate]:
+        """Return the digits of the line, from left to right."""
+        path = self.best_path()
+        wholes = [self.runs[key] for key in path]
+        gaps = [(b.left - a.right) / self.height for a, b in itertools.pairwise(wholes)]
+        usual = float(np.clip(np.median(gaps), 0, MAX_USUAL_GAP)) if gaps else 0.0
+        digits, end = [], 0
+        for (i, j), whole, gap in zip(path, wholes, [0.0, *gaps]):  # noqa: B905 (none)
+            signs = (self.skipped(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
+            starts = not digits or gap > usual + NUMBER_GAP or any(signs)
+            reading, box = self.page.readings[whole], self.page.box(whole)
+            share = float(whole.mask.sum() / self.page.mass)
+            score = self.score(i, j)
+            digits.append(Candidate(reading, box, self.is_cut(i, j), starts, share, score))
+            end = j
+        return digits
 
-def typical_digit(page: Page) -> tuple[float, float]:
-    """Return the typical height and strength of the digits of which the network is sure."""
-    sure = [part for part in page.readings if page.is_sure(part)]
-    sure = [part for part in sure if not page.touches_edge(part)] or sure or list(page.readings)
-    weights = [part.mask.sum() ** 0.5 for part in sure]
-    height = weighted_median([part.height for part in sure], weights)
-    return height, weighted_median([page.strength(part) for part in sure], weights)
+
+def typical(parts: list[Part], values: list[float], page: Page) -> float:
+    """Return the median of a value of parts, which count by their ink and by their confidence."""
+    weights = [part.mask.sum() * page.readings[part].confidence for part in parts]
+    return weighted_median(values, weights)
 
 
 def find_lattices(page: Page) -> list[Lattice]:
     """Group what may be digits into lines, without what is far too large, small or unlikely."""
-    height, strength = typical_digit(page)
+    known = list(page.readings)
+    height = typical(known, [part.height for part in known], page)
+    strength = typical(known, [page.strength(part) for part in known], page)
     parts = [part for part in page.parts if page.strength(part) > MIN_STRENGTH * strength]
     large = [part for part in parts if HEIGHTS[0] < part.height / height < HEIGHTS[1]]
     small = [part for part in parts if part.height <= HEIGHTS[0] * height]
     lines = find_lines(large, height)
     # A part at the edge may go on beyond it. It counts as a digit only beside others.
     inner = [line for line in lines if not all(map(page.touches_edge, line))]
-    lattices = []
+    rows = []
     for line in inner or lines:
-        known = [part for part in line if page.is_sure(part)] or line
-        middle = weighted_median([part.height for part in known], [1.0] * len(known))
+        middle = typical(line, [part.height for part in line], page)
         near = [part for part in small if any(distance(part, p) < 0.3 * middle for p in line)]
-        lattices.append(Lattice(line + near, middle, page))
+        rows.append((line + near, middle, page))
+    lattices = [Lattice(*row) for row in rows]
+    n_new = sum(
+        whole not in page.readings for lattice in lattices for whole in lattice.runs.values()
+    )
+    if n_new + len(page.readings) > MAX_READINGS:
+        lattices = [Lattice(*row, hasty=True) for row in rows]
     return lattices
 
 
-def read_page(gray: np.ndarray, classify: Classify) -> list[list[tuple[Any, Box, bool]]]:
-    """Find the digits of a picture, gray values (H, W) in 0..1.
-
-    Returns the lines from top to bottom, each with its digits from left to right. A digit is what
-    `classify` says of it, its box as shares of the width and the height, and whether it was cut
-    out of other ink. Digits of which the network is unsure are among them. Raises ValueError if
-    there is no ink.
-    """
-    page = Page(gray, classify)
+def read_parts(page: Page) -> bool:
+    """Let the network read the parts, from the largest on; return whether there may be digits."""
     parts = page.parts
-    if not parts:
-        return []
-    for start in range(0, len(parts), BATCH_SIZE):  # from the largest on, until the rest is dust
+    for start in range(0, len(parts), BATCH_SIZE):
         page.read(parts[start : start + BATCH_SIZE])
         n_sure = sum(map(page.is_sure, page.readings))
         if start >= MANY and n_sure < MIN_SURE * len(page.readings):
-            return []
-        height, _ = typical_digit(page)
-        rest = parts[start + BATCH_SIZE :]
+            return False
+        known, rest = list(page.readings), parts[start + BATCH_SIZE :]
+        height = typical(known, [part.height for part in known], page)
         if rest and max(rest[0].mask.shape) <= HEIGHTS[0] * height:
-            break
-    lattices = find_lattices(page)
+            break  # the rest is dust
+    return bool(parts)
+
+
+def read_page(gray: np.ndarray, classify: Classify) -> list[list[Candidate]]:
+    """Find the digits of a picture, gray values (H, W) in 0..1.
+
+    Returns the lines from top to bottom, each with its digits from left to right. Digits of which
+    the network is unsure are among them. Raises ValueError if there is no ink.
+    """
+    page = Page(gray, classify)
+    lattices = find_lattices(page) if read_parts(page) else []
     page.read(whole for lattice in lattices for whole in lattice.runs.values())
-    return [
-        [(page.readings[part], page.box(part), is_cut) for part, is_cut in lattice.best_path()]
-        for lattice in lattices
-    ]
+    return [lattice.digits() for lattice in lattices]

@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from conftest import slow
 from PIL import Image
 
 from apps import canvas
@@ -23,6 +24,7 @@ from inference import MNISTPredictor
 from training.data import PROJECT_DIR, load_sample
 
 with contextlib.suppress(ImportError):  # the fixture `browser` says what is missing
+    import drawings
     from browser import STROKES, answer, draw
 
 PICTURES = PROJECT_DIR / "outputs" / "browser"  # to be looked at
@@ -310,3 +312,52 @@ def test_an_answer_that_does_not_come_is_explained(page):
     page.route("**/read", lambda route: None)
     draw(page, STROKES[4])
     page.get_by_text("No answer. Python is busy, or has ended").wait_for()
+
+
+# ---- What people draw --------------------------------------------------------------------
+
+
+def drawn(page, strokes, size, beside):
+    """Draw strokes, alone or between two digits; return the numbers that the canvas reads."""
+    page.locator(".clear").click()
+    if beside:
+        drawings.draw_between(page, strokes, size)
+    else:
+        drawings.draw_high(page, strokes, size)
+    answer(page)
+    return page.locator(".said b").inner_text().replace("?", "")
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "in numbers"])
+@pytest.mark.parametrize("size", [0.8, 0.35], ids=["large", "small"])
+@slow
+def test_digits_in_many_hands(page, size, beside):
+    left, right = drawings.NEIGHBOURS if beside else ("", "")
+    wrong = []
+    for digit, name, strokes in drawings.DIGITS:
+        said = drawn(page, strokes, size, beside)
+        if said != f"{left}{digit}{right}":
+            wrong.append(f"{digit} {name}: {said or 'no digit'}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("size", [0.8, 0.35], ids=["large", "small"])
+@slow
+def test_signs_alone_are_no_digits(page, size):
+    wrong = []
+    for name, strokes in [*drawings.SIGNS, ("face", drawings.FACE)]:
+        if said := drawn(page, strokes, size, False):
+            wrong.append(f"{name}: {said}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("size", [0.8, 0.35], ids=["large", "small"])
+@slow
+def test_signs_beside_digits_are_no_digits(page, size):
+    left, right = drawings.NEIGHBOURS
+    wrong = []
+    for name, strokes in [*drawings.SIGNS, *drawings.BESIDE_DIGITS, ("face", drawings.FACE)]:
+        said = drawn(page, strokes, size, True)
+        if said.replace(" ", "") != f"{left}{right}":
+            wrong.append(f"{name}: {said or 'no digit'}")
+    assert not wrong

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks.whole_numbers import made_pictures
-from inference import FoundDigit, MNISTPredictor, Prediction, main
-from reading.segmentation import Lattice, Page, Part
+from inference import FoundDigit, MNISTPredictor, Prediction, main, split_numbers
+from reading.segmentation import Lattice, Page, Part, join
 from training.data import load_sample
 
 
@@ -141,24 +141,59 @@ def test_a_doubtful_digit_counts_among_sure_ones_and_not_alone(digits, monkeypat
     assert predictor.read(write(digits, ["7"], 60)) == []
 
 
-def make_part(height=20, width=10, left=0, cost=0.0):
-    return Part(np.ones((height, width), bool), 0, left, cost)
+def make_part(height=20, width=10, left=0, thickness=0.0):
+    return Part(np.ones((height, width), bool), 0, left, thickness)
 
 
-def test_what_was_cut_out_is_as_high_as_a_digit_and_no_digit_is_wide(digits):
+def test_a_digit_is_unlikely_if_it_is_wide_low_or_cut_out_of_thick_ink(digits):
     page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, None)
 
-    def score(whole, *costs):
-        page.readings[whole] = Prediction(5, 0.9, ())
+    def score(*parts, digit=5):
         lattice = Lattice([], 20, page)
-        lattice.runs = {(0, 1): whole}
-        lattice.parts = [make_part(cost=cost) for cost in costs]
-        return lattice.score(0, 1)
+        lattice.parts, lattice.runs = list(parts), {(0, len(parts)): join(list(parts))}
+        page.readings[lattice.runs[0, len(parts)]] = Prediction(digit, 0.9, ())
+        return lattice.score(0, len(parts))
 
-    likely = pytest.approx(np.log(0.9))
-    assert score(make_part(12, 10), 0) == score(make_part(20, 20), 0) == likely
-    assert score(make_part(12, 10), 0, 0.1) < score(make_part(20, 10), 0, 0.1) == likely
-    assert score(make_part(20, 30), 0) < score(make_part(20, 20), 0)
+    likely = float(np.log(0.9))
+    assert score(make_part(20, 10)) == score(make_part(20, 20)) == pytest.approx(likely)
+    assert score(make_part(20, 30)) < likely
+    assert score(make_part(12, 10), digit=1) < score(make_part(12, 10)) < likely
+    assert score(make_part(thickness=4)) < score(make_part(thickness=2)) < likely
+    pieces = make_part(width=5), make_part(width=5, left=5, thickness=2)
+    assert score(*pieces) == pytest.approx(likely)  # put together again
+    assert score(make_part(width=5), make_part(width=5, left=6)) < likely
+
+
+def test_gaps_and_signs_part_numbers_and_points_do_not(predictor, digits):
+    page = write(digits, ["0    50    26"], 40)
+    [line] = predictor.read(page)
+    assert split_numbers(line) == ["0", "50", "26"]
+    page = write(digits, ["27 35"], 60, gap=0)
+    middle = 30 + 60 * 2 + 30
+    with_point, with_bar = page.copy(), page.copy()
+    ImageDraw.Draw(with_point).ellipse((middle - 4, 84, middle + 4, 92), fill=0)
+    ImageDraw.Draw(with_bar).line((middle - 14, 60, middle + 14, 60), fill=0, width=5)
+    for image in (with_point, with_bar):
+        assert texts(predictor.read(image)) == ["2735"]
+
+
+def test_what_is_left_out_parts_two_numbers(digits, monkeypatch):
+    predictor = MNISTPredictor()
+    classify = predictor.classify
+
+    def doubt_fours(images):
+        return [p._replace(confidence=0.01) if p.digit == 4 else p for p in classify(images)]
+
+    monkeypatch.setattr(predictor, "classify", doubt_fours)
+    [line] = predictor.read(write(digits, ["23457"], 60))
+    assert split_numbers(line) == ["23", "57"]
+
+
+def test_a_level_bar_is_never_cut_into_ones(predictor):
+    for width in (6, 20):
+        bar = Image.new("L", (400, 160), 255)
+        ImageDraw.Draw(bar).line((60, 80, 340, 80), fill=0, width=width)
+        assert predictor.read(bar) == []
 
 
 def test_the_work_for_a_line_grows_as_its_parts_do(digits):
@@ -238,13 +273,13 @@ def test_threads_read_the_same(predictor, digits):
 # ---- Command line -------------------------------------------------------------------------
 
 
-def test_number_prints_one_line_for_each_file(digits, tmp_path, capsys):
-    write(digits, ["123", "45"], 60).save(tmp_path / "a.png")
+def test_number_prints_numbers_beside_a_file_and_lines_below_it(digits, tmp_path, capsys):
+    write(digits, ["123", "45    6"], 60).save(tmp_path / "a.png")
     scribble().save(tmp_path / "b.png")
     Image.new("L", (50, 50), 255).save(tmp_path / "c.png")
     assert main(["--number", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert out.splitlines() == [f"{tmp_path / 'a.png'}: 123 45", f"{tmp_path / 'b.png'}: no digit"]
+    assert out == f"{tmp_path / 'a.png'}:\n123\n45 6\n{tmp_path / 'b.png'}: no digit\n"
     assert err.count("\n") == 1
     assert "c.png" in err
     assert "blank" in err
@@ -252,11 +287,12 @@ def test_number_prints_one_line_for_each_file(digits, tmp_path, capsys):
 
 def test_number_as_json_has_boxes(digits, tmp_path, capsys):
     path = tmp_path / "a.png"
-    write(digits, ["17"], 60).save(path)
+    write(digits, ["17     3"], 60).save(path)
     assert main(["--number", "--json", str(path)]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["file"], answer["number"]) == (str(path), "17")
-    [[first, second]] = answer["lines"]
+    assert (answer["file"], answer["number"]) == (str(path), "17 3")
+    assert answer["numbers"] == [["17", "3"]]
+    [[first, second, _]] = answer["lines"]
     assert first["box"][2] <= second["box"][0]
     assert len(first["probabilities"]) == 10
 
