@@ -15,8 +15,8 @@ from model import MNISTClassifier, normalize
 from reading.checkpoint import load_checkpoint, save_checkpoint
 from reading.preprocessing import draw_as_mnist
 from training.data import PROJECT_DIR, load_mnist, load_sample
-from training.plots import occlude
 from training.forms import FORMS
+from training.plots import occlude
 from training.synthetic import vary
 
 with contextlib.suppress(ImportError):  # the fixture `browser` says what is missing
