@@ -121,8 +121,7 @@ PRINT_SIZE = 40  # pixels
 
 def written(rng: Random, kind: str) -> Strokes:
     """Return a form of some kind in a shaky hand; a letter may have serifs."""
-    form, width = FORMS[kind][rng.integers(len(FORMS[kind]))], rng.uniform(0.6, 1.1)
-    strokes = [stroke * np.array([width, 1]) for stroke in form.write(rng)]
+    strokes = FORMS[kind][rng.integers(len(FORMS[kind]))].write(rng)
     if kind == "letter" and rng.random() < SERIFS:
         ends = np.concatenate([stroke[[0, -1]] for stroke in strokes])
         strokes += [end + np.array([[-0.5, 0], [0.5, 0]]) * SERIF_LENGTH for end in ends]
