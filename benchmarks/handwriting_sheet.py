@@ -19,7 +19,8 @@ sys.path.insert(0, str(PROJECT_DIR))
 
 from model import IMAGE_SIZE  # noqa: E402
 from training.data import load_mnist  # noqa: E402
-from training.synthetic import NON_DIGIT_KINDS, STYLES, draw_handwriting, draw_non_digits  # noqa: E402
+from training.forms import FORMS  # noqa: E402
+from training.synthetic import NON_DIGIT_KINDS, draw_handwriting, draw_non_digits  # noqa: E402
 
 DRAWINGS = 12  # of each style or kind
 ZOOM = 2
@@ -51,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     seed, digits = arguments.seed, load_mnist(arguments.data_dir, train=True)
-    images, _ = draw_handwriting(arguments.columns * len(STYLES), seed)
-    names = [f"{digit} {name}" for digit, name, _ in STYLES]
+    names = [form.name for form in FORMS["digit"]]
+    images, _ = draw_handwriting(arguments.columns * len(names), seed)
     draw_sheet(images.numpy(), names).save(arguments.folder / "handwriting.png")
     n = arguments.columns * len(NON_DIGIT_KINDS)
     images = draw_non_digits(n, seed, digits.images)

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from training import synthetic
+from training.forms import FORMS, segments
 
 GRID = 3  # digits are thinned on a grid so many times as fine as their pixels
 LONGEST = 4  # grid steps; of a segment of a digit's stroke
@@ -75,11 +76,6 @@ def linked(thin: np.ndarray) -> Segments:
     return np.array([(places[i], places[j]) for i in links for j in links[i] if i < j])
 
 
-def segments(strokes: list[np.ndarray]) -> Segments:
-    """Turn strokes from point to point, (P, 2) each, to segments."""
-    return np.concatenate([np.stack([points[:-1], points[1:]], axis=1) for points in strokes])
-
-
 def unit(drawing: Segments) -> Segments:
     """Move segments to the origin, 1 high or wide."""
     low, high = drawing.min(axis=(0, 1)), drawing.max(axis=(0, 1))
@@ -88,56 +84,18 @@ def unit(drawing: Segments) -> Segments:
 
 def drawn(kind: str, rng: np.random.Generator) -> Segments:
     """Return what `synthetic` draws: a "digit", "glyph", "word", "scribble" or "doodle"."""
-    if kind == "digit":
-        _, _, style = synthetic.STYLES[rng.integers(len(synthetic.STYLES))]
-        strokes = style(rng.uniform)
-        if len(strokes) > 6:  # a 1 of a broad pen is many strokes
-            return drawn(kind, rng)
-    else:
-        strokes = getattr(synthetic, kind)(rng)
+    strokes = getattr(synthetic, kind)(rng)
     return unit(segments(synthetic.vary(strokes, rng)))
 
 
-# Signs beside digits: the points of straight strokes, x and y on a grid where a digit is 9 high.
-SIGN_TABLE = """
-+  04 64 | 31 37
--  04 54
-_  06 96
-=  03 63 | 06 66
-x  03 47 | 43 07
-/  50 41 08 09
-(  30 12 04 05 17 39
-)  00 22 34 35 27 09
-.  08 09
-,  18 19 09
-:  03 04 | 08 09
-%  70 19 | 01 10 21 12 01 | 67 76 87 78 67
-*  20 24 | 01 43 | 41 03
-€  71 50 31 13 16 38 59 78 | 04 54 | 05 55
-$  62 41 12 03 34 55 66 58 28 07 | 30 39
-"""
+# Signs beside digits, at their place and of their size where a digit is 1 high.
+SIGNS = {
+    form.name: segments(form.trace(form.points.mean(axis=0), roundness=0.0))
+    for form in FORMS["sign"] + FORMS["beside"]
+}
 # Digits of straight strokes, as with a ruler: their bars are no ruled lines.
-STRAIGHT_TABLE = """
-1  00 09
-1  03 20 29
-1  03 20 29 | 09 49
-4  30 06 66 | 44 49
-4  40 06 66 | 40 49
-4  20 05 55 | 51 49
-7  00 50 19
-7  01 00 60 29
-7  00 50 19 | 15 55
-"""
-
-
-def rows(table: str) -> list[tuple[str, Segments]]:
-    """Read a table: a name and its strokes, parted by bars, in each row."""
-    parsed = []
-    for row in table.strip().splitlines():
-        strokes = [[[int(x), int(y)] for x, y in stroke.split()] for stroke in row[1:].split("|")]
-        parsed.append((row[0], segments([np.array(points) / 9 for points in strokes])))
-    return parsed
-
-
-SIGNS = dict(rows(SIGN_TABLE))
-STRAIGHT = [unit(drawing) for _, drawing in rows(STRAIGHT_TABLE)]
+STRAIGHT = [
+    unit(segments(form.trace(form.points.mean(axis=0), roundness=0.0)))
+    for form in FORMS["digit"]
+    if form.name[0] in "147" and not any(form.marks)
+]

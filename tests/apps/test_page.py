@@ -15,8 +15,9 @@ from model import MNISTClassifier, normalize
 from reading.checkpoint import load_checkpoint, save_checkpoint
 from reading.preprocessing import draw_as_mnist
 from training.data import PROJECT_DIR, load_mnist, load_sample
+from training.forms import FORMS
 from training.plots import occlude
-from training.synthetic import STYLES, vary
+from training.synthetic import vary
 
 with contextlib.suppress(ImportError):  # the fixture `browser` says what is missing
     from browser import STROKES, answer, draw
@@ -25,7 +26,7 @@ pytestmark = slow
 PICTURES = PROJECT_DIR / "outputs" / "browser"  # to be looked at
 BLANK = ["?", "draw", "a", "digit"]
 WIDTH, HEIGHT = 1120, 560  # of the canvas
-DRAWINGS = 1000 if "SLOW" in os.environ else len(STYLES)
+DRAWINGS = 1000 if "SLOW" in os.environ else len(FORMS["digit"])
 # Draws on the page's canvas, a list of strokes a drawing, and returns for each what the page says,
 # the ink on its canvas, and the pixels of the image that the network saw, in base64.
 REPLAY = """async (drawings) => {
@@ -199,7 +200,7 @@ def test_drawings_become_the_pixels_that_python_makes_of_their_ink(open_page):
     rng = np.random.Generator(np.random.PCG64(22))
     drawings = []
     for i in range(DRAWINGS):
-        strokes = vary(STYLES[i % len(STYLES)][2](rng.uniform), rng)
+        strokes = vary(FORMS["digit"][i % len(FORMS["digit"])].write(rng), rng)
         points = np.concatenate(strokes)
         low, extent = points.min(axis=0), np.ptp(points, axis=0).max()
         size = rng.uniform(60, 480)

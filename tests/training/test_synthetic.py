@@ -1,39 +1,46 @@
-"""training/synthetic.py: digits in styles that MNIST lacks, and non-digits."""
+"""training/synthetic.py: digits in ways of writing that MNIST lacks, and non-digits."""
 
 import ast
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from inference import MNISTPredictor
-from reading.ink import resize
-from reading.preprocessing import BOX_SIZE, FINE, is_mnist_like, stroke_widths
+from reading.ink import bounding_box, resize
+from reading.preprocessing import BOX_SIZE, FINE, draw_as_mnist, is_mnist_like, stroke_widths
 from train import evaluate
-from training import synthetic
+from training import forms, synthetic
 from training.data import Digits, load_sample
+from training.forms import FORMS, read_forms
+from training.strokes import SIGNS
 from training.synthetic import (
+    INKS,
+    NON_DIGIT,
     NON_DIGIT_KINDS,
     PEN_WIDTHS,
-    STYLES,
-    VARIANTS,
+    STROKES,
+    add_drawings,
+    draw,
     draw_handwriting,
     draw_non_digits,
 )
 
-EACH = 20  # drawings of each style
+EACH = 20  # drawings of each form
+DIGIT_FORMS = FORMS["digit"]
 
 
 @pytest.fixture(scope="module")
 def drawn():
     """Drawings of another seed than that of the shipped weights."""
-    return draw_handwriting(EACH * len(STYLES), seed=1)
+    return draw_handwriting(EACH * len(DIGIT_FORMS), seed=1)
 
 
-def by_style(drawn):
-    """The digit and the name of each style, and its drawings."""
-    for first, (digit, name, _) in enumerate(STYLES):
-        yield digit, name, Digits(*(tensor[first :: len(STYLES)] for tensor in drawn))
+def by_form(drawn):
+    """Each form and its drawings."""
+    for first, form in enumerate(DIGIT_FORMS):
+        yield form, Digits(*(tensor[first :: len(DIGIT_FORMS)] for tensor in drawn))
 
 
 def test_the_same_seed_gives_the_same_bytes(drawn):
@@ -64,14 +71,45 @@ def test_shapes_and_types(drawn):
     assert images.shape == (0, 28, 28) and labels.shape == (0,)
 
 
-def test_every_digit_has_a_style_and_every_drawing_differs(drawn):
+def test_every_row_of_the_table_is_read_and_drawn():
+    table = Path(forms.__file__).with_name("forms.txt").read_text(encoding="utf-8")
+    rows = [row for row in table.splitlines() if row and row[0] != "#"]
+    every_form = [form for kind in FORMS.values() for form in kind]
+    assert sum(len(form.points) for form in every_form) == len(rows) > 250
+    assert set(FORMS) == {"digit", "letter", "sign", "shape", "beside"}
+    for form in every_form:
+        assert len(form.marks) == len(form.ends) and form.ends[-1] == form.points.shape[1]
+        rng = np.random.default_rng(0)
+        assert draw(form.write(rng), rng).max() > 150, form.name
+        low, high = form.points.min(axis=(0, 1)), form.points.max(axis=(0, 1))
+        assert (high - low < 1.8).all(), form.name
+        if form.kind == "digit":  # as high as each other, since a pen's width is a share of it
+            assert -0.15 < low[1] < 0.1 and 0.9 < high[1] < 1.15, form.name
+
+
+def test_a_row_is_a_form_and_rows_alike_are_mixed():
+    table = (
+        "# a comment\n\n7 bar: 0,0 60,0 20,100 | 10,50 50,50\n1 a: 0,0 0,100\n1 a: 50,0 50,100\n"
+    )
+    read = read_forms(table + "sign :: ~ 0,0 5,5 9,0 | o 0,0 10,10\n1 a: 0,0 0,50 0,100")
+    assert [(form.name, len(form.points)) for form in read["digit"]] == [
+        *(("7 bar", 1), ("1 a", 2), ("1 a", 1))
+    ]
+    assert [(form.name, form.marks) for form in read["sign"]] == [(":", ("~", "o"))]
+    rng = np.random.default_rng(0)
+    places = [read["digit"][1].write(rng)[0][:, 0].mean() for _ in range(200)]
+    assert min(places) < 0.1 and max(places) > 0.4  # anywhere between 0 and 0.5
+    assert 0.2 < np.mean(places) < 0.3
+
+
+def test_every_digit_has_a_form_and_every_drawing_differs(drawn):
     assert drawn[1].unique().tolist() == list(range(10))
     assert len(drawn[0].unique(dim=0)) == len(drawn[0])
 
 
-def test_each_style_has_its_label_and_the_geometry_of_mnist(drawn):
-    for digit, name, digits in by_style(drawn):
-        assert (digits.labels == digit).all(), name
+def test_each_form_has_its_label_and_the_geometry_of_mnist(drawn):
+    for form, digits in by_form(drawn):
+        assert (digits.labels == int(form.name[0])).all(), form.name
     images = drawn[0]
     pixels = images.numpy().astype(np.float32) / 255
     assert is_mnist_like(pixels).all()
@@ -86,18 +124,16 @@ def test_each_style_has_its_label_and_the_geometry_of_mnist(drawn):
 
 def test_the_pens_are_those_of_mnist(drawn):
     minimum, maximum = PEN_WIDTHS
-    for digit, name, digits in by_style(drawn):
-        if (digit, name) == (1, "broad"):
-            continue
+    for form, digits in by_form(drawn):
         fine = [resize(i.float().numpy() / 255, 28 * FINE, 28 * FINE) > 0.5 for i in digits.images]
         widths = [np.median(stroke_widths(mask)) / FINE for mask in fine]
-        assert minimum - 0.5 < min(widths) and np.median(widths) < maximum, (digit, name)
+        assert minimum - 0.5 < min(widths) and np.median(widths) < maximum, form.name
 
 
-def test_the_network_reads_each_style_as_its_label(drawn):
+def test_the_network_reads_each_form_as_its_label(drawn):
     model = MNISTPredictor().model
-    for digit, name, digits in by_style(drawn):
-        assert evaluate(model, digits).accuracy >= 0.9, (digit, name)
+    for form, digits in by_form(drawn):
+        assert evaluate(model, digits).accuracy >= 0.9, form.name
 
 
 def test_non_digits_have_the_geometry_of_mnist_and_the_same_seed_gives_the_same_bytes():
@@ -116,8 +152,33 @@ def test_non_digits_have_the_geometry_of_mnist_and_the_same_seed_gives_the_same_
     assert (longest >= 17).float().mean() > 0.8  # what is in pieces may have gaps
 
 
-def test_every_letter_and_sign_fills_the_grid():
-    assert len(VARIANTS) > 60
-    for variant in VARIANTS:
-        points = np.array([list(map(int, p)) for p in variant.replace("~", "").split() if p != "|"])
-        assert points.min() == 0 and 5 < np.ptp(points, axis=0).max() <= 9
+def test_letters_signs_and_all_else_are_labelled_as_non_digits():
+    assert set(NON_DIGIT_KINDS) == {*STROKES, *INKS, "pairs"}
+    assert min(NON_DIGIT_KINDS.count(kind) for kind in ("letters", "signs")) >= 4
+    assert not {form.name for form in FORMS["sign"]} & {form.name for form in FORMS["beside"]}
+    some = load_sample(True)[:240]
+    labels = add_drawings(some, 0.1, 0.1, seed=0).labels
+    assert torch.equal(labels[:240], some.labels)
+    assert (labels[240:264] < NON_DIGIT).all() and (labels[264:] == NON_DIGIT).all()
+
+
+def test_a_small_mark_is_drawn_as_the_reading_path_draws_it():
+    """A pen's bar is enlarged to 20 px: a dot fills the box, and a long bar becomes a line."""
+    rng, pen, fine = np.random.default_rng(0), 0.15, 200  # of the height of a digit; its pixels
+    for length in (0.0, 0.1, 0.3, 1.0):
+        drawn = [draw([np.array([[0, 0], [length, 0]])], rng) > 64 for _ in range(200)]
+        y, x = np.mgrid[:fine, : 2 * fine] / fine - 0.5
+        distance = np.hypot(np.maximum(abs(x - length / 2) - length / 2, 0), y)
+        ink = ((pen / 2 - distance) * fine + 0.5).clip(0, 1).astype(np.float32)
+        seen = draw_as_mnist(ink[bounding_box(ink > 0.5, margin=0)], small=True) > 0.5
+        for axis in (0, 1):
+            extent = np.mean([mask.any(axis=axis).sum() for mask in drawn])
+            assert abs(extent - seen.any(axis=axis).sum()) < 3, length
+
+
+def test_signs_beside_digits_are_in_their_place():
+    assert {*"+-=x/().,:%*€$_"} <= set(SIGNS)
+    assert {len(name) for name in SIGNS} == {1}  # scenes take them from strings
+    for name, (low, high) in {".": (0.9, 1.05), "-": (0.4, 0.6), "=": (0.3, 0.7)}.items():
+        heights = SIGNS[name][..., 1]
+        assert low < heights.min() and heights.max() < high
