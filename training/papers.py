@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from training.forms import oval
 from training.strokes import Segments
-from training.synthetic import oval
 
 SIZE = 256  # pixels a side
 FINE = 4  # a pen draws on a canvas that is so many times as large

@@ -21,9 +21,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from training.forms import oval
 from training.papers import SIZE, Random, clouds, coverage, filled, lit, log_uniform, photo, texture
 from training.strokes import SIGNS, STRAIGHT, Segments, digit_strokes, drawn, segments, unit
-from training.synthetic import oval
 
 FAT = 8  # pixels of a scene for each of its picture: strokes are one pixel or two
 FEW_CELLS = 20  # digits; more are in no comb
