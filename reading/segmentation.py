@@ -67,7 +67,7 @@ class Costs(NamedTuple):
     join: float  # each component of a digit but the first
 
 
-COSTS = Costs(cut=3.8, skip=1.4, wide=0.7, low=0.6, low_one=0.5, join=0.7)  # of fit_costs.py
+COSTS = Costs(cut=3.2, skip=1.8, wide=0.69, low=0.63, low_one=0.5, join=0.78)
 
 
 class Part:
