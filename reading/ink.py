@@ -107,7 +107,7 @@ def find_ink(gray: np.ndarray) -> np.ndarray:
     the image is blank.
     """
     if not INK_WEIGHTS.exists():
-        return threshold_ink(flatten(gray))
+        return flat_ink(gray)
     gray = stretch(gray)
     height, width = gray.shape
     margins = (0, -height % SIDE_MULTIPLE), (0, -width % SIDE_MULTIPLE)
@@ -134,9 +134,9 @@ def threshold_ink(gray: np.ndarray) -> np.ndarray:
     return gray if ink_is_light else 1 - gray
 
 
-def flatten(gray: np.ndarray) -> np.ndarray:
-    """Take the light, which changes slowly, out of gray values, (H, W)."""
-    return gray - scipy.ndimage.gaussian_filter(gray, SHADE * max(gray.shape))
+def flat_ink(gray: np.ndarray) -> np.ndarray:
+    """Return the ink that a threshold finds once the light, which changes slowly, is taken out."""
+    return threshold_ink(gray - scipy.ndimage.gaussian_filter(gray, SHADE * max(gray.shape)))
 
 
 def stretch(gray: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from reading.ink import (
     bounding_box,
     depth,
     find_ink,
-    flatten,
+    flat_ink,
     resize,
     resize_to,
     threshold_ink,
@@ -145,7 +145,7 @@ def to_mnist(gray: np.ndarray, classify: Classify | None = None) -> np.ndarray:
 
     if classify is None or confidence(found) > SURE:
         return found
-    other = draw_as_mnist(*find_digit(flatten(gray), threshold_ink))
+    other = draw_as_mnist(*find_digit(gray, flat_ink))
     return max(found, other, key=confidence)
 
 

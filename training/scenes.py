@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from training.forms import oval
 from training.papers import SIZE, Random, clouds, coverage, filled, lit, log_uniform, photo, texture
-from training.strokes import SIGNS, STRAIGHT, Segments, digit_strokes, drawn, segments, unit
+from training.strokes import SIGNS, Segments, digit_strokes, drawn, segments, unit
 
 FAT = 8  # pixels of a scene for each of its picture: strokes are one pixel or two
 FEW_CELLS = 20  # digits; more are in no comb
@@ -96,12 +96,7 @@ class Sheet:
     def write_digit(self, scale: float, x: float, y: float) -> float:
         """Write a digit in this hand into a square at (x, y); return its width."""
         rng, digits = self.rng, self.hands.digits
-        source = rng.choice(3, p=[0.7, 0.22, 0.08])
-        digit = (
-            digits[rng.integers(len(digits))],
-            drawn("digit", rng) if source == 1 else None,
-            STRAIGHT[rng.integers(len(STRAIGHT))],
-        )[source]
+        digit = digits[rng.integers(len(digits))] if rng.random() < 0.75 else drawn("digit", rng)
         turn, stretch = math.radians(rng.normal(0, 5)), math.exp(rng.normal(self.stretch, 0.12))
         matrix = np.array([[stretch, 0], [-self.slant, 1]])
         matrix = matrix @ [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]
@@ -230,13 +225,13 @@ def nothing(sheet: Sheet) -> None:
 
 
 def form(sheet: Sheet) -> None:
-    """A box, a comb or a table, a ring, a bar, a line below by hand, or boxes elsewhere."""
+    """A box, a comb or a table, a ring, lines above and below, a bar, or boxes elsewhere."""
     rng = sheet.rng
     left, top, right, bottom = sheet.bounds()
     gap = rng.uniform(-0.05, 0.4) * sheet.height + sheet.pen
     rise = rng.normal(0, 0.03) * (right - left)
     width = max(sheet.pixel, log_uniform(rng, 0.01, 0.12) * sheet.height)
-    shape = rng.integers(9)
+    shape = rng.integers(7)
     if shape <= 2:
         box = [(left - gap, top - gap), (right + gap, top - gap + rise)]
         box += [(right + gap - rise, bottom + gap), (left - gap, bottom + gap - rise)]
@@ -245,23 +240,16 @@ def form(sheet: Sheet) -> None:
         start = top - gap if rng.random() < 0.7 else bottom - 0.2 * sheet.height
         for x in (box[2] + gap / 3 for box in sheet.boxes):
             sheet.ruler([(x, start), (x, bottom + gap)], width)
-    elif shape in (3, 4, 5):  # a ring
+    elif shape in (3, 4):  # a ring
         wide, high = rng.uniform(0.1, 0.35) * sheet.height + gap, 0.15 * sheet.height + gap
         box = (left - wide, top - high, right - left + 2 * wide, bottom - top + 2 * high)
         ring = oval(*box, rng.uniform(0, 360), rng.uniform(320, 380))
         sheet.ruler(ring, rng.choice([width, sheet.pen]))
-    elif shape == 6:  # a bar beside or below
+    elif shape == 5:  # a bar beside or below
         x, y = right + gap + 3 * width, bottom + gap + 3 * width
         upright = rng.random() < 0.5
         sheet.ruler([(x, 0), (x, SIZE)] if upright else [(0, y), (SIZE, y)], 4 * width)
-    elif shape == 7:  # underlined
-        for y in bottom + gap * rng.uniform(0.8, 3, rng.integers(1, 3)):
-            ends = [
-                (left - gap * rng.uniform(-1, 2), y),
-                (right + gap * rng.uniform(-1, 2), y + rise),
-            ]
-            sheet.ruler(ends, rng.choice([width, sheet.pen]))
-    else:
+    elif shape == 6:
         for x, y in rng.uniform(-20, SIZE, (rng.integers(1, 6), 2)):
             w, h = rng.uniform(10, 120, 2)
             if sheet.is_free((x, y, x + w, y + h)):
@@ -350,7 +338,6 @@ class Kind(NamedTuple):
     around: dict[Callable[[Sheet], None], float]
     coarse: float = 0.2  # how often it has few pixels
     screen: float = 0.0  # how often it is drawn with a program
-    table: float = 0.25  # how often the edges of the paper are seen
 
 
 PAPER = {specks: 0.15, show_through: 0.06, guilloche: 0.04, ruling: 0.1}
@@ -359,21 +346,20 @@ amount = functools.partial(lines, heights=(26, 100), signs="..,,-=/_$€*(:", ma
 page = functools.partial(lines, heights=(11, 40), signs="+-=x/().,:%", share=0.1)
 calculation = functools.partial(lines, heights=(16, 110), signs="".join(SIGNS), share=0.5)
 KINDS = {
-    "plain": Kind(30, digits, {}, 0.45, 0.5, table=0),
-    "sheet": Kind(7, digits, {}, 0.3, 0.3, table=1),
-    "ruled": Kind(12, digits, PAPER | {ruling: 1, print_words: 0.1}),
-    "form": Kind(15, digits, PAPER | {form: 1, printed_lines: 0.1, print_words: 0.3}, 0.2, 0.1),
-    "amount": Kind(13, amount, CHEQUE, 0.5),
+    "plain": Kind(28, digits, {}, 0.45, 0.5),
+    "ruled": Kind(11, digits, PAPER | {ruling: 1, print_words: 0.1}),
+    "form": Kind(14, digits, PAPER | {form: 1, printed_lines: 0.1, print_words: 0.3}, 0.2, 0.1),
+    "amount": Kind(11, amount, CHEQUE, 0.5),
     "calculation": Kind(4, calculation, PAPER, 0.2, 0.2),
     "page": Kind(6, page, PAPER | {print_words: 0.4, by_hand: 0.4, form: 0.1}, 0.0, 0.15),
-    "outlined": Kind(5, outline, {}, 0.1, 0.3),
+    "outlined": Kind(4, outline, {}, 0.1, 0.3),
     # without a digit
-    "drawing": Kind(4, drawing, PAPER, 0.2, 0.3),
-    "words": Kind(3, words, PAPER | {print_words: 0.1}, 0.2, 0.2),
-    "print": Kind(3, nothing, PAPER | {print_words: 1, form: 0.3}, 0.2, 0.2),
-    "texture": Kind(2, nothing, {}, 0.1),
-    "photo": Kind(3, nothing, {}, 0.1),
-    "empty": Kind(2, nothing, PAPER | {printed_lines: 0.3}),
+    "drawing": Kind(5, drawing, PAPER, 0.2, 0.3),
+    "words": Kind(4, words, PAPER | {print_words: 0.1}, 0.2, 0.2),
+    "print": Kind(4, nothing, PAPER | {print_words: 1, form: 0.3}, 0.2, 0.2),
+    "texture": Kind(4, nothing, {}, 0.1),
+    "photo": Kind(5, nothing, {}, 0.1),
+    "empty": Kind(3, nothing, PAPER | {printed_lines: 0.3}),
 }
 
 
@@ -402,13 +388,10 @@ def draw_scene(hands: Hands, seed: int, index: int, kind: str = "") -> Scene:
     if on_screen:  # clean, and most often black on white
         ground, tone = rng.choice([1, 1, rng.uniform(0.7, 1)]), rng.choice([0, 0, 0.4])
         image = ground + (tone - ground) * np.maximum(laid, other)
-        if rng.random() < kind.table:
-            image, ink = on_table(sheet, image, ink)
         if rng.random() < 0.15:  # the bar of a window
             image[: rng.integers(2, 24)] = rng.uniform(0, 1)
     else:
-        on_a_table = rng.random() < kind.table
-        image, ink = on_paper(sheet, name, laid, ink, other, on_a_table)
+        image, ink = on_paper(sheet, name, laid, ink, other)
     if pixel > 1:
         image, ink = fewer_pixels(sheet, on_screen, image, ink)
     if rng.random() < 0.35:
@@ -419,12 +402,7 @@ def draw_scene(hands: Hands, seed: int, index: int, kind: str = "") -> Scene:
 
 
 def on_paper(
-    sheet: Sheet,
-    name: str,
-    laid: np.ndarray,
-    ink: np.ndarray,
-    other: np.ndarray,
-    on_a_table: bool,
+    sheet: Sheet, name: str, laid: np.ndarray, ink: np.ndarray, other: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lay ink on a paper, perhaps on a table, in some light; return a photo of it, and the ink."""
     rng, easy, width = sheet.rng, name == "plain", sheet.pen / sheet.pixel
@@ -439,22 +417,20 @@ def on_paper(
         if not easy and rng.random() < 0.12:
             image += (texture(rng) - 0.5) * rng.uniform(0, 0.25) * contrast
         if sheet.faint:
-            pale = rng.uniform(0.1, 0.7) if rng.random() < 0.7 else 1
+            pale = rng.uniform(0.1, 0.7) if rng.random() < 0.85 else 1
             image -= coverage(sheet.faint, fine=2) * pale * contrast
         tone = paper - contrast
         image += other * (tone + rng.choice([0, 0, 0.4]) * contrast - image)
         dry = 1 - rng.choice([0, rng.uniform(0, 0.35)]) * clouds(rng, rng.choice([20, 60, 128]))
         image += laid * dry.clip(0.3, 1) * (tone - image)
-        if on_a_table:
+        if not easy and rng.random() < 0.25:
             image, ink = on_table(sheet, image, ink)
     image = lit(image, rng, easy)
     if rng.random() < 0.6:
         image = ndimage.gaussian_filter(image, rng.uniform(0.3, max(0.6, min(0.45 * sheet.pen, 3))))
     if rng.random() < 0.6:
-        dim = rng.random() < 0.2  # as in dim light, where only broad strokes are seen
-        noise = np.ptp(image) * rng.uniform(0, 0.25 * min(1, width / 8) if dim else 0.06)
-        grain = rng.standard_normal((SIZE, SIZE), np.float32) * noise * min(1, width / 2)
-        image = image + ndimage.gaussian_filter(grain, rng.choice([0, rng.uniform(0, 1)]))
+        noise = np.ptp(image) * rng.uniform(0, 0.06) * min(1, width / 2)
+        image = image + rng.standard_normal((SIZE, SIZE), np.float32) * noise
     if rng.random() < 0.4:
         low, high = np.percentile(image, [0.1, 99.9])
         image = (image - low) / max(high - low, 0.05)
@@ -466,12 +442,10 @@ def on_table(sheet: Sheet, image: np.ndarray, ink: np.ndarray) -> tuple[np.ndarr
     rng = sheet.rng
     box, whole = np.array(sheet.bounds()), np.array([0, 0, SIZE, SIZE])
     margin = (0.1 * sheet.height + sheet.pen) * np.array([-1, -1, 1, 1])
-    edges = whole + (box + margin - whole) * rng.uniform(-0.3 if rng.random() < 0.5 else 0, 1, 4)
-    corners = edges[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
-    corners += rng.normal(0, rng.choice([0, 3]), (4, 2))
-    turn, middle = rng.normal(0, rng.choice([0, 0, 0.2])), corners.mean(axis=0)
-    spin = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-    corners = (corners - middle) @ spin + middle
+    edges = whole + (box + margin - whole) * rng.uniform(-0.3, 1, 4)
+    corners = edges[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2) + rng.normal(
+        0, rng.choice([0, 3]), (4, 2)
+    )
     mask = ndimage.gaussian_filter(filled(corners), rng.uniform(0.3, 1.5))
     plain = rng.choice([0, 1, rng.uniform(0, 1)]) + clouds(rng, 4) * rng.uniform(0, 0.1)
     table = (plain, texture(rng), photo(sheet.hands.photos, rng))[rng.choice(3, p=[0.4, 0.3, 0.3])]

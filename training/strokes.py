@@ -93,9 +93,3 @@ SIGNS = {
     form.name: segments(form.trace(form.points.mean(axis=0), roundness=0.0))
     for form in FORMS["sign"] + FORMS["beside"]
 }
-# Digits of straight strokes, as with a ruler: their bars are no ruled lines.
-STRAIGHT = [
-    unit(segments(form.trace(form.points.mean(axis=0), roundness=0.0)))
-    for form in FORMS["digit"]
-    if form.name[0] in "147" and not any(form.marks)
-]

@@ -32,7 +32,6 @@ from training.scenes import KINDS, Hands, draw_scene, load_hands
 STATE_FORMAT = "mnist-ink-training"
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3  # the highest; one cycle (Smith and Topin 2018)
-FURTHER_LEARNING_RATE = 5e-4  # of a network that has been trained already; 1e-3 forgets too much
 WEIGHT_DECAY = 1e-2
 MAX_GRADIENT = 1.0
 THIN_SIDE = 9  # pixels of the square in which ink is sparse where a stroke is thin
@@ -135,18 +134,13 @@ class Trainer:
         self.seed, self.n_scenes = arguments.seed, arguments.scenes
         self.n_steps = -(-arguments.scenes // BATCH_SIZE)
         self.step = 0
-        self.start = None  # the weights that it is trained further from
-        rate = FURTHER_LEARNING_RATE if arguments.start_from else LEARNING_RATE
-        network = InkNetwork(batch_norm=not arguments.start_from)
-        if arguments.start_from:
-            self.start = load_content(arguments.start_from, INK_FORMAT)["weights"]
-            network.load_state_dict(self.start)
+        network = InkNetwork(batch_norm=True)
         self.network = network.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), rate, weight_decay=WEIGHT_DECAY
+            self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, rate, total_steps=self.n_steps + 1, pct_start=0.1
+            self.optimizer, LEARNING_RATE, total_steps=self.n_steps + 1, pct_start=0.1
         )
         self.loss = 0.0
 
@@ -214,16 +208,12 @@ def train(trainer: Trainer, hands: Hands, arguments: argparse.Namespace) -> None
 
 
 def save_ink(arguments: argparse.Namespace, trainer: Trainer) -> None:
-    """Write the weights, without batch normalization, and the command that made them.
-
-    Of a network that was trained further, it writes the mean of the weights before and after,
-    which forgets less (Wortsman et al. 2022, arXiv:2109.01903).
-    """
-    network = trainer.network.cpu()
-    weights = (network if trainer.start else fold_batch_norm(network)).state_dict()
-    if trainer.start:
-        weights = {name: (trainer.start[name].float() + t) / 2 for name, t in weights.items()}
-    weights = {name: tensor.half().contiguous() for name, tensor in weights.items()}
+    """Write the weights, without batch normalization, and the command that made them."""
+    trained = InkNetwork(batch_norm=True)
+    trained.load_state_dict({k: v.cpu() for k, v in trainer.network.state_dict().items()})
+    weights = {
+        name: t.half().contiguous() for name, t in fold_batch_norm(trained).state_dict().items()
+    }
     metadata = {"command": arguments.command, "scenes": arguments.scenes}
     save_content(arguments.output, INK_FORMAT, {"metadata": metadata, "weights": weights})
 
@@ -297,16 +287,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--workers", type=int, default=os.cpu_count(), help="processes that draw [one a core]")
     add("--output", type=Path, default=INK_WEIGHTS, help="where weights go")
     add("--data-dir", default=PROJECT_DIR / "data", help="the folder of MNIST")
-    add("--start-from", type=Path, metavar="FILE", help="weights to train further")
     add("--evaluate", type=int, default=2000, help="scenes of another seed to evaluate on [2000]")
     add("--resume", action="store_true", help="go on with a training that was interrupted")
     add("--sample", action="store_true", help="a minute's run on the bundled digits, for tests")
     arguments = parser.parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
     arguments.command = " ".join(["python -m training.train_ink", *given])
-    if arguments.start_from:
-        before = load_content(arguments.start_from, INK_FORMAT)["metadata"]["command"]
-        arguments.command = f"{before}; {arguments.command}"
     if arguments.sample:
         arguments.scenes, arguments.evaluate = min(arguments.scenes, 480), 100
     if arguments.scenes < BATCH_SIZE or arguments.workers < 0 or arguments.evaluate < 1:
