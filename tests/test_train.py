@@ -404,14 +404,14 @@ def test_the_data_is_named_in_every_plot(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "0"], "batch size must be in 1..1000000, not 0"),
+        (["--batch-size", "-1"], "batch size must be in 0..1000000, not -1"),
         (["--epochs", "-1"], "epochs must be in 1..1000000, not -1"),
         (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
-        (["--learning-rate", "0"], "learning rate must be in 1e-12..1000000, not 0.0"),
+        (["--learning-rate", "-1"], "learning rate must be in 0..1000000, not -1.0"),
         (["--learning-rate", "nan"], "learning rate must be in"),
         (["--momentum", "1"], "momentum must be"),
         (["--weight-decay", "1e30"], "weight decay must be in 0..1"),
-        (["--batch-size", "9" * 20], "batch size must be in 1..1000000, not 999"),
+        (["--batch-size", "9" * 20], "batch size must be in 0..1000000, not 999"),
         (["--output-dir", ""], "--output-dir: the name of a folder must not be empty"),
         (["--device", "mkldnn"], "device 'mkldnn'"),
         (["--seed", "-1"], "seed must be"),
@@ -448,7 +448,7 @@ def test_help_names_every_setting_with_its_default_and_no_machine_s_folders(caps
     for field in dataclasses.fields(Settings):
         assert f"--{field.name.replace('_', '-')}" in out
         assert field.metadata["help"] in out
-    for default in ("[25]", "[256]", "[0.1]", "[True]", "[data]", "[outputs]"):
+    for default in ("[25]", "[0]", "[0.1]", "[True]", "[data]", "[outputs]"):
         assert default in out
     assert "default:" not in out
     assert str(PROJECT_DIR) not in out
