@@ -46,7 +46,7 @@ from reading.loading import (
     work_ahead,
 )
 from reading.preprocessing import preprocess, to_image
-from reading.segmentation import read_page
+from reading.segmentation import Box, Candidate, read_page
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
@@ -148,40 +148,37 @@ class MNISTPredictor:
         is likely that of no digit. Raises ValueError and OSError as `predict` does.
         """
         with naming(image):
-            gray, (width, height) = to_grayscale(image)
+            gray, size = to_grayscale(image)
             lines = read_page(gray, self.classify)
-
-        def in_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
-            left, top, right, bottom = box
-            first = math.floor(left * width), math.floor(top * height)
-            return *first, math.ceil(right * width), math.ceil(bottom * height)
-
-        # Of the pieces of anything, some look like digits: what was cut must be surer. Where half
-        # of a line are sure, the others are digits of the same hand.
-        limits = self.min_confidence, self.min_confidence**CUT_POWER
-        limits_in_line = (self.min_confidence**LINE_POWER,) * 2
-        sure = [sum(c.reading.confidence >= limits[c.is_cut] for c in line) for line in lines]
         every = [candidate for line in lines for candidate in line]
-        likely = sum(candidate.share * math.exp(candidate.score) for candidate in every)
-        enough = MIN_LIKELIHOOD * self.min_confidence
-        if likely < enough * sum(candidate.share for candidate in every):
+        likely = sum(candidate.ink * math.exp(candidate.score) for candidate in every)
+        min_likelihood = MIN_LIKELIHOOD * self.min_confidence
+        if likely < min_likelihood * sum(candidate.ink for candidate in every):
             return []
-        digits = []
-        for line, n_sure in zip(lines, sure, strict=True):
-            enough = limits_in_line if n_sure >= MIN_SHARE * len(line) else limits
-            found: list[FoundDigit] = []
-            parted = False  # what is left out parts two numbers as well
-            for candidate in line:
-                parted |= candidate.starts_number
-                if candidate.reading.confidence >= enough[candidate.is_cut]:
-                    number = found[-1].number + parted if found else 0
-                    box = in_pixels(candidate.box)
-                    found.append(FoundDigit(*candidate.reading, box, number))
-                    parted = False
-                else:
-                    parted = True
-            digits.append(found)
-        return [line for line in digits if line]
+        found = [self.accept(line, size) for line in lines]
+        return [line for line in found if line]
+
+    def accept(self, line: list[Candidate], size: tuple[int, int]) -> list[FoundDigit]:
+        """Return those digits of a line of which the network is sure enough.
+
+        Of the pieces of anything, some look like digits: what was cut must be surer. Where half of
+        a line are sure, the others are digits of the same hand.
+        """
+        limits = self.min_confidence, self.min_confidence**CUT_POWER
+        n_sure = sum(candidate.reading.confidence >= limits[candidate.is_cut] for candidate in line)
+        if n_sure >= MIN_SHARE * len(line):
+            limits = (self.min_confidence**LINE_POWER,) * 2
+        found: list[FoundDigit] = []
+        parted = False  # what is left out parts two numbers as well
+        for candidate in line:
+            parted |= candidate.starts_number
+            if candidate.reading.confidence >= limits[candidate.is_cut]:
+                number = found[-1].number + parted if found else 0
+                found.append(FoundDigit(*candidate.reading, in_pixels(candidate.box, size), number))
+                parted = False
+            else:
+                parted = True
+        return found
 
     @torch.inference_mode()
     def classify(self, images: torch.Tensor) -> list[Prediction]:
@@ -198,6 +195,13 @@ class MNISTPredictor:
     def preprocess(self, image: ImageLike) -> torch.Tensor:
         """Turn one image into what the network reads: float32, (1, 28, 28), normalized."""
         return preprocess(image)
+
+
+def in_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the pixels of an image, (width, height), that a box of shares of it touches."""
+    (left, top, right, bottom), (width, height) = box, size
+    first = math.floor(left * width), math.floor(top * height)
+    return *first, math.ceil(right * width), math.ceil(bottom * height)
 
 
 # ---- Command line ------------------------------------------------------------------------

@@ -405,9 +405,8 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.dry_run:
         settings = dataclasses.replace(settings, epochs=min(settings.epochs, DRY_RUN_EPOCHS))
         name = f"dry run on a few digits of: {train_digits.name}"
-        train_digits = train_digits[: DRY_RUN_BATCHES * (settings.batch_size or MAX_BATCH)].named(
-            name
-        )
+        n = DRY_RUN_BATCHES * (settings.batch_size or MAX_BATCH)
+        train_digits = train_digits[:n].named(name)
         test_digits = test_digits[:EVALUATION_BATCH].named(name)
     if not arguments.sample:
         from_first(lambda: runs.keep_model_of_mnist(output_dir, train_digits.name))

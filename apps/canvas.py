@@ -38,9 +38,14 @@ MAX_BYTES = 2_000_000  # of a drawing, as a PNG: many times what one takes
 COMMAND = "python -m apps.canvas"
 
 
-def browser_source(suffix: str) -> str:
-    """Return the text of canvas.js, for example, given ".js"."""
-    return Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
+def read_sources(*names: str) -> str:
+    """Return the text of files of this folder, one after the other."""
+    return "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
+
+
+def hash_source(script: str) -> str:
+    """Return what a page's policy calls a script that it lets run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def read_drawing(predictor: MNISTPredictor, png: bytes) -> dict:
@@ -80,7 +85,7 @@ if anywidget:
         answer = traitlets.Dict().tag(sync=True)  # to the browser: the same id, and what was read
 
         def __init__(self, predictor: MNISTPredictor) -> None:
-            self._esm, self._css = browser_source(".js"), browser_source(".css")
+            self._esm, self._css = read_sources("canvas.js"), read_sources("canvas.css")
             super().__init__()
             self.predictor = predictor
 
@@ -108,11 +113,12 @@ class CanvasServer(ThreadingHTTPServer):
     """Serves the page on this machine alone, at a free port."""
 
     def __init__(self, predictor: MNISTPredictor) -> None:
-        script = browser_source(".js") + "openPage(document.querySelector('main'));"
-        script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        self.page = browser_source(".html").format(style=browser_source(".css"), script=script)
+        script = read_sources("canvas.js") + "openPage(document.querySelector('main'));"
+        self.page = read_sources("canvas.html").format(
+            style=read_sources("canvas.css"), script=script
+        )
         self.policy = (
-            f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
+            f"default-src 'none'; script-src {hash_source(script)}; style-src 'unsafe-inline'; "
             "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
             "frame-ancestors 'none'"
         )

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from apps.canvas import hash_source, read_sources
 from inference import SHIPPED_WEIGHTS
 from reading.checkpoint import load_checkpoint
 from reading.files import exit_code, printable, write_atomically
 
-FOLDER = Path(__file__).resolve().parent
-PAGE = FOLDER.parent / "docs" / "draw.html"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "draw.html"
 COMMAND = "python -m apps.page"
 
 
@@ -51,16 +51,6 @@ def build_page(checkpoint: str | os.PathLike) -> str:
         functions=functions,
         script=script,
     )
-
-
-def read_sources(*names: str) -> str:
-    """Return the text of files of this folder, one after the other."""
-    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
-
-
-def hash_source(script: str) -> str:
-    """Return what the page's policy calls a script that it lets run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def describe_weights(metadata: dict, numbers: bytes) -> str:

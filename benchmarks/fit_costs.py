@@ -30,7 +30,7 @@ from whole_numbers import KINDS, edit_distance, made_pictures  # noqa: E402
 
 from inference import MNISTPredictor  # noqa: E402
 from reading.image_io import to_grayscale  # noqa: E402
-from reading.segmentation import COSTS, Costs, Lattice, Page, find_lattices, read_parts  # noqa: E402
+from reading.segmentation import COSTS, Costs, Lattice, read_lattices  # noqa: E402
 from training.data import load_mnist  # noqa: E402
 
 FITTED_KINDS = [kind for kind in KINDS if kind != "page"]  # whose lines are like the others'
@@ -88,9 +88,7 @@ def to_example(kind: str, answer: str, image: object, boxes: list, predictor: MN
     """Find the lattices of a picture; boxes are those of its digits, in pixels."""
     gray, (width, height) = to_grayscale(image)
     shares = np.array(boxes, float).reshape(-1, 4) / (width, height, width, height)
-    page = Page(gray, predictor.classify)
-    lattices = find_lattices(page) if read_parts(page) else []
-    page.read(whole for lattice in lattices for whole in lattice.runs.values())
+    lattices = read_lattices(gray, predictor.classify)
     return Example(kind, answer, len(boxes), [edges_of(lattice, shares) for lattice in lattices])
 
 

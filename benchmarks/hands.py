@@ -50,7 +50,7 @@ UNKNOWN = -100  # the label of a non-digit and of what is refused; PyTorch leave
 TILE, TILES_A_ROW = 96, 25  # of the sheets in continental/
 CHOSEN_ROWS = 12  # of the 23 of each sheet
 CHOSEN_AMOUNTS = 500  # of the 1,080 pictures
-ENLARGED = 2  # times, so that digits are as high as the network that finds ink wants them
+ENLARGED = 2  # times: the digits are 20 to 40 px high, and their strokes thin
 SCRIBBLES = 300  # of each part
 NON_DIGITS = ("letters", "scribbles")
 
@@ -160,7 +160,7 @@ def judge(predictor: MNISTPredictor, sets: dict[str, Digits]) -> dict[str, str]:
     results = {name: evaluate(predictor.model, digits) for name, digits in sets.items()}
     row = {name: f"{result.accuracy:.2%}" for name, result in results.items()}
     confidence = {name: result.probabilities.amax(1).numpy() for name, result in results.items()}
-    for name in ("letters", "scribbles"):
+    for name in NON_DIGITS:
         row[name] = f"{auroc(confidence['MNIST'], confidence[name]):.3f}"
     kept = (confidence["MNIST"] >= predictor.min_confidence).mean()
     return row | {"kept": f"{kept:.2%}"}

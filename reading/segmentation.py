@@ -51,7 +51,7 @@ class Candidate(NamedTuple):
     box: Box  # shares of the picture's width and height
     is_cut: bool  # out of other ink
     starts_number: bool  # a gap or a sign is before it, or nothing
-    share: float  # of all the ink of the picture
+    ink: int  # pixels
     score: float  # how likely it is by its looks and its shape, in nats
 
 
@@ -87,7 +87,6 @@ class Page:
         self.ink, self.contrast = find_page_ink(gray)
         self.zoom = max(gray.shape) / max(self.ink.shape)  # the ink is so many times smaller
         self.strengths = {part: self.strength(part) for part in self.find_parts()}
-        self.mass = sum(part.mask.sum() for part in self.strengths)
         self.classify, self.readings = classify, {}
 
     def find_parts(self) -> list[Part]:
@@ -251,12 +250,12 @@ def cut(part: Part, height: float) -> list[Part]:
     labels = part.mask.astype(int)  # 1 before the first cut, one more after each
     for place in cuts:
         labels += part.mask & (np.arange(part.width) >= columns[:, place, None])
-    costs = [part.thickness, *(float(thickness[place]) for place in cuts)]
+    on_the_left = [part.thickness, *(float(thickness[place]) for place in cuts)]
     pieces = []
     for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if box is not None:
             top, left = part.top + box[0].start, part.left + box[1].start
-            pieces.append(Part(labels[box] == label, top, left, costs[label - 1]))
+            pieces.append(Part(labels[box] == label, top, left, on_the_left[label - 1]))
     return pieces
 
 
@@ -347,13 +346,12 @@ class Lattice:
         gaps = [(b.left - a.right) / self.height for a, b in itertools.pairwise(wholes)]
         usual = float(np.clip(np.median(gaps), 0, MAX_USUAL_GAP)) if gaps else 0.0
         digits, end = [], 0
-        for (i, j), whole, gap in zip(path, wholes, [0.0, *gaps]):  # noqa: B905 (none)
+        for (i, j), whole, gap in zip(path, wholes, [0.0, *gaps], strict=False):  # may be none
             signs = (self.skipped(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
             starts = not digits or gap > usual + NUMBER_GAP or any(signs)
             reading, box = self.page.readings[whole], self.page.box(whole)
-            share = float(whole.mask.sum() / self.page.mass)
-            score = self.score(i, j)
-            digits.append(Candidate(reading, box, self.is_cut(i, j), starts, share, score))
+            ink, score = int(whole.mask.sum()), self.score(i, j)
+            digits.append(Candidate(reading, box, self.is_cut(i, j), starts, ink, score))
             end = j
         return digits
 
@@ -407,13 +405,18 @@ def read_parts(page: Page) -> bool:
     return bool(parts)
 
 
+def read_lattices(gray: np.ndarray, classify: Classify) -> list[Lattice]:
+    """Find the lines of a picture, gray values (H, W) in 0..1, with all their runs read."""
+    page = Page(gray, classify)
+    lattices = find_lattices(page) if read_parts(page) else []
+    page.read(whole for lattice in lattices for whole in lattice.runs.values())
+    return lattices
+
+
 def read_page(gray: np.ndarray, classify: Classify) -> list[list[Candidate]]:
     """Find the digits of a picture, gray values (H, W) in 0..1.
 
     Returns the lines from top to bottom, each with its digits from left to right. Digits of which
     the network is unsure are among them.
     """
-    page = Page(gray, classify)
-    lattices = find_lattices(page) if read_parts(page) else []
-    page.read(whole for lattice in lattices for whole in lattice.runs.values())
-    return [lattice.digits() for lattice in lattices]
+    return [lattice.digits() for lattice in read_lattices(gray, classify)]

@@ -512,7 +512,7 @@ def test_a_number_of_which_half_is_sure_is_read(monkeypatch, predictor):
 
     def read_page(gray, classify):
         found = [Prediction(i, c, ()) for i, c in enumerate(confidences[:n])]
-        place = {"box": (0, 0, 1, 1), "is_cut": False, "starts_number": False, "share": 1 / n}
+        place = {"box": (0, 0, 1, 1), "is_cut": False, "starts_number": False, "ink": 1}
         return [[Candidate(p, **place, score=math.log(p.confidence)) for p in found]]
 
     monkeypatch.setattr(inference, "read_page", read_page)
