@@ -28,7 +28,7 @@ SERIFS, SERIF_LENGTH = 0.25, 0.26  # how many letters have them, and as a share 
 MAX_SLANT = 0.2  # to either side, as a share of the height
 STRETCHES = (0.8, 1.5)  # factors for the width; some scanners fill a square
 BEND = 0.08  # standard deviation of each quadratic term
-PEN_WIDTHS = (2.0, 4.2)  # pixels, of a digit 20 px high; nearly all of MNIST is within
+PEN_WIDTHS = (1.2, 4.2)  # pixels, of a digit 20 px high; what is thin is widened
 EDGE_WIDTHS = (1.0, 3.0)  # pixels from no ink to full ink: as sharp as MNIST, or scaled up
 FAINT = 0.25  # of the strongest ink: at the edges, what is not above it is cropped
 
@@ -257,12 +257,13 @@ STROKES = {
     "doodles": doodle,
 }
 INKS = {"print": printed, "textures": texture, "spots": spots}
-# Letters and signs are the most frequent, as they are where digits are read.
-NON_DIGIT_KINDS = (
-    *("letters", "signs", "pairs", "print", "letters", "textures", "signs", "shapes"),
-    *("letters", "scribbles", "spots", "print", "letters", "signs", "pairs", "words"),
-    *("letters", "doodles", "shapes", "script", "letters", "signs", "spots", "ruled lines"),
-)
+RARE_KINDS = ("spots", "textures", "scribbles", "words", "script", "doodles", "ruled lines")
+# Letters and signs are the most frequent: they are where digits are read, and most like them.
+NON_DIGIT_KINDS = [
+    kind
+    for rare in RARE_KINDS
+    for kind in ("letters", "signs", "pairs", "shapes", "letters", "signs", "print", rare)
+]
 
 
 def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
