@@ -189,9 +189,8 @@ def printed(rng: Random) -> np.ndarray:
     image = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(image).text((-left, -top), text, 255, font, stroke_width=bold)
     image = image.rotate(rng.normal(0, 5), Image.BICUBIC, expand=True)
-    return (
-        np.asarray(image.resize((round(image.width * rng.uniform(0.8, 1.2)), image.height))) / 255
-    )
+    width = round(image.width * rng.uniform(0.8, 1.2))
+    return np.asarray(image.resize((width, image.height))) / 255
 
 
 def texture(rng: Random) -> np.ndarray:
@@ -225,13 +224,8 @@ def cut_margins(ink: np.ndarray) -> np.ndarray:
 
 
 def pair(rng: Random, digits: np.ndarray) -> np.ndarray:
-    """Return two digits that nearly touch or overlap, and often cut one in half: (H, W) in 0..1.
-
-    They stand side by side, or one above the other.
-    """
-    stacked = rng.random() < 0.3
+    """Return two digits that nearly touch or overlap, and often cut one in half: (H, W) in 0..1."""
     left, right = (cut_margins(digit) for digit in digits[rng.integers(len(digits), size=2)])
-    left, right = (left.T, right.T) if stacked else (left, right)
     gap, drop = rng.integers(-2, 3), rng.integers(-4, 5)
     height = 8 + max(len(left), len(right))
     ink = np.zeros((height, left.shape[1] + right.shape[1] + gap), np.uint8)
@@ -243,7 +237,7 @@ def pair(rng: Random, digits: np.ndarray) -> np.ndarray:
         ink = ink[:, round(share * left.shape[1]) :]
     elif side == 1:
         ink = ink[:, : ink.shape[1] - round(share * right.shape[1])]
-    return (ink.T if stacked else ink) / 255
+    return ink / 255
 
 
 STROKES = {
