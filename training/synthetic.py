@@ -251,7 +251,10 @@ STROKES = {
     "doodles": doodle,
 }
 INKS = {"print": printed, "textures": texture, "spots": spots}
-RARE_KINDS = ("spots", "textures", "scribbles", "words", "script", "doodles", "ruled lines")
+RARE_KINDS = (
+    *("spots", "textures", "scribbles", "words"),
+    *("spots", "script", "doodles", "ruled lines"),
+)
 # Letters and signs are the most frequent: they are where digits are read, and most like them.
 NON_DIGIT_KINDS = [
     kind
