@@ -28,7 +28,7 @@ SERIFS, SERIF_LENGTH = 0.25, 0.26  # how many letters have them, and as a share 
 MAX_SLANT = 0.2  # to either side, as a share of the height
 STRETCHES = (0.8, 1.5)  # factors for the width; some scanners fill a square
 BEND = 0.08  # standard deviation of each quadratic term
-PEN_WIDTHS = (1.2, 4.2)  # pixels, of a digit 20 px high; what is thin is widened
+PEN_WIDTHS = (1.2, 4.2)  # pixels, of a digit 20 px high; a thin one is widened, as in reading
 EDGE_WIDTHS = (1.0, 3.0)  # pixels from no ink to full ink: as sharp as MNIST, or scaled up
 FAINT = 0.25  # of the strongest ink: at the edges, what is not above it is cropped
 

@@ -9,7 +9,14 @@ import torch
 
 from inference import MNISTPredictor
 from reading.ink import bounding_box, resize
-from reading.preprocessing import BOX_SIZE, FINE, draw_as_mnist, is_mnist_like, stroke_widths
+from reading.preprocessing import (
+    BOX_SIZE,
+    FINE,
+    STROKE_WIDTHS,
+    draw_as_mnist,
+    is_mnist_like,
+    stroke_widths,
+)
 from train import evaluate
 from training import forms, synthetic
 from training.data import Digits, load_sample
@@ -122,7 +129,7 @@ def test_each_form_has_its_label_and_the_geometry_of_mnist(drawn):
 
 
 def test_the_pens_are_those_of_mnist(drawn):
-    minimum, maximum = PEN_WIDTHS
+    minimum, maximum = STROKE_WIDTHS[0], PEN_WIDTHS[1]
     for form, digits in by_form(drawn):
         fine = [resize(i.float().numpy() / 255, 28 * FINE, 28 * FINE) > 0.5 for i in digits.images]
         widths = [np.median(stroke_widths(mask)) / FINE for mask in fine]
