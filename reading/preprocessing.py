@@ -4,6 +4,9 @@ The network knows only MNIST's digits. So the ink of a photograph, a scan or a d
 and drawn in MNIST's geometry.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy
 import torch
@@ -12,49 +15,64 @@ from PIL import Image
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
 from reading.image_io import WORK_SIZE, ImageLike, naming, tensor_to_array, to_grayscale, to_uint8
 from reading.ink import (
-    MIN_CONTRAST,
     NEIGHBOURS,
-    SMALL,
-    WEAK,
     border,
     bounding_box,
-    clean_ink,
     depth,
-    dilate,
-    erode,
     find_ink,
-    opening,
-    otsu,
-    remove_ruled_lines,
+    flat_ink,
     resize,
     resize_to,
+    threshold_ink,
 )
 
+# Maps images, (N, 1, 28, 28) or (1, 28, 28), to readings, each with a digit and a confidence.
+Classify = Callable[[torch.Tensor], list[Any]]
 SHAPE = (IMAGE_SIZE, IMAGE_SIZE)
+SURE = 0.9  # the confidence from which no other ink is tried
 BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST (LeCun et al. 1998)
+SPANS = (17, 21)  # pixels of an image like MNIST's, from the first to the last that is inked
+MIN_THICK = 0.04  # of its ink, in squares of two by two pixels
 STROKE_WIDTHS = (2.0, 3.6)  # pixels, minimum and maximum of most of MNIST
 MAX_SMALL_WIDTH = 4.2  # pixels of the strokes of a small digit, which may be blurred
 MAX_STRETCHED_WIDTH = 0.25  # of a stroke, as a share of the height; a wider one was stretched
-SHEET_SIZE = 128  # pixels of the longer side, or more, of the image in which a sheet is looked for
-MAX_SHEETS = 2  # a frame may be around a frame
+SMALL_DIGIT = 24  # pixels of the longer side; a smaller digit is shape in gray
+FEW_PIXELS = 32  # of the longer side; an image that has no more needs no network,
+FEWER_SIZE = 48  # and one that has no more needs no large copy, but one
+SMALL_SIZE = 128  # pixels large
 MAX_LOOKS = 3  # at a digit, each closer than the one before
 CLOSE = 3  # a look is close if the image is at most so many times as large as the digit
+MIN_SHEET_AREA = 0.4  # of its box; a digit covers less of it, or is narrow,
+MIN_SHEET_WIDTH = 0.6  # of its height
+SHEET_EDGE = 1 / 16  # of its size, which is left out of the next look
+MIN_STRENGTH = 0.85  # how likely ink is in a digit, on average
+MIN_PART_STRENGTH = 0.9  # of a part, as a share of that of the digit's largest
+MIN_PART_MASS = 0.03  # of a part, likewise
+MAX_GAP = 0.15  # between parts of a digit, as a share of its size
+STRENGTH_POWER = 3  # how much more a strong component counts than a large one,
+OFF_COST = 0.4  # and how much less one in a corner than one in the middle
+MIN_INNER = 0.25  # of the size of what is around a component, and how much
+MIN_AROUND = 0.75  # of all directions it is in
+MIN_OUTLINED_AREA, MIN_OUTLINED_INK = 0.02, 0.06  # of the image; how likely its middle is ink
 FINE = 5  # strokes are drawn at so many times the resolution of MNIST
 PLACES = np.indices(SHAPE).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
 
 
-def preprocess(image: ImageLike) -> torch.Tensor:
+def preprocess(image: ImageLike, classify: Classify | None = None) -> torch.Tensor:
     """Turn one image into what the network reads: float32, (1, 28, 28), normalized.
 
-    Raises ValueError if it is blank, and whatever `to_grayscale` raises.
+    Where `classify` is unsure of the ink that the network finds, the ink of a threshold is tried,
+    and the one of which it is surer is taken. Raises ValueError if the image is blank, and
+    whatever `to_grayscale` raises.
     """
     with naming(image):
-        pixels = to_mnist(to_grayscale(image)[0])
-    return normalize(torch.from_numpy(255 * pixels).unsqueeze(0))[0]  # (1, 28, 28)
+        return to_input(to_mnist(to_grayscale(image)[0], classify))
 
 
-def preprocess_batch(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+def preprocess_batch(
+    images: np.ndarray | torch.Tensor, classify: Classify | None = None
+) -> torch.Tensor:
     """Turn an array or a tensor of N images into (N, 1, 28, 28), as `preprocess` does for each.
 
     In shape (N, 28, 28) or (N, 1, 28, 28), those that are like MNIST's are found all at once.
@@ -62,12 +80,17 @@ def preprocess_batch(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     if torch.is_tensor(images):
         images = tensor_to_array(images)
     if images.shape[1:] not in (SHAPE, (1, *SHAPE)):
-        return torch.stack([preprocess(image) for image in images])
+        return torch.stack([preprocess(image, classify) for image in images])
     pixels = to_uint8(images).reshape(-1, *SHAPE).copy()
     batch = normalize(torch.from_numpy(pixels))  # (N, 1, 28, 28)
     for i in np.flatnonzero(~is_mnist_like(pixels.astype(np.float32) / 255)):
-        batch[i] = preprocess(pixels[i])
+        batch[i] = preprocess(pixels[i], classify)
     return batch
+
+
+def to_input(pixels: np.ndarray) -> torch.Tensor:
+    """Turn an image like MNIST's, (28, 28) in 0..1, into what the network reads: (1, 28, 28)."""
+    return normalize(torch.from_numpy(255 * pixels).unsqueeze(0))[0]
 
 
 def to_image(preprocessed: torch.Tensor) -> Image.Image:
@@ -100,165 +123,135 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
     inked = gray > 0.25
     pairs = inked[..., 1:, :] & inked[..., :-1, :]
     squares = pairs[..., 1:] & pairs[..., :-1]
-    thick = squares.sum(axis=(-2, -1)) > 0.04 * inked.sum(axis=(-2, -1))
-    return alike & (longest >= 17) & (longest <= 21) & thick
+    thick = squares.sum(axis=(-2, -1)) > MIN_THICK * inked.sum(axis=(-2, -1))
+    return alike & (longest >= SPANS[0]) & (longest <= SPANS[1]) & thick
 
 
-def find_sheet(gray: np.ndarray) -> np.ndarray | None:
-    """Cut the inside of a frame, of bars or margins, or a sheet on a table out of an image, (H, W).
+def to_mnist(gray: np.ndarray, classify: Classify | None = None) -> np.ndarray:
+    """Turn gray values, (H, W) in 0..1, into an image like MNIST's: (28, 28) in 0..1, ink 1.
 
-    The surroundings have one tone. A sheet fills a rectangle, perhaps a little turned, as no
-    digit does, and something is on it. Returns it without its edge, its own tone around it, or
-    None if there is no sheet.
+    An image that is like MNIST's already is returned as it is. For `classify` see `preprocess`.
+    Raises ValueError if there is no ink.
     """
-    corners = gray[[0, 0, -1, -1], [0, -1, 0, -1]]
-    if np.ptp(corners) > 0.2:
-        return None
-    step = max(1, max(gray.shape) // SHEET_SIZE)
-    whole, gray = gray, gray[::step, ::step]
-    far = np.abs(gray - np.median(corners))
-    mask = largest_component(far > otsu(far))
-    if mask.mean() < 0.05:
-        return None
-    inner = mask[bounding_box(mask)]
-    extent = max(inner.shape)
-    if min(inner.shape) < 0.3 * extent or inner.mean() < 0.4:  # a digit, or the outline of a box
-        return None
-    gap = extent // 6 | 1  # what is written on it may run over its edge
-    filled = scipy.ndimage.binary_fill_holes(mask | erode(dilate(mask, gap, gap), gap, gap))
-    sheet = erode(filled, 3, 3)
-    points = np.argwhere(filled & ~sheet)
-    angles = np.radians(np.arange(-15, 16, 3))
-    along = points @ np.array([np.cos(angles), np.sin(angles)])
-    upward = points @ np.array([-np.sin(angles), np.cos(angles)])
-    area = ((np.ptp(along, axis=0) + 1) * (np.ptp(upward, axis=0) + 1)).min()
-    if filled.sum() < 0.9 * area or not sheet.any():
-        return None
-    far = np.where(sheet, np.abs(gray - np.median(gray[sheet])), 0)
-    on_it = largest_component(far > max(otsu(far), MIN_CONTRAST))
-    extents = [np.ptp(places) for places in np.nonzero(on_it) if places.size]
-    if max(extents, default=0) <= 0.15 * extent:
-        return None
-    box = bounding_box(sheet)
-    cut = whole[tuple(slice(step * side.start, step * side.stop) for side in box)]
-    inside = resize(sheet[box], *cut.shape) > 0.5
-    return np.where(inside, cut, np.median(cut[inside]))
+    if is_mnist_like(gray):
+        return gray
+    if max(gray.shape) <= FEW_PIXELS:
+        ink = threshold_ink(gray)
+        return draw_as_mnist(unstretch(ink[bounding_box(ink > 0.5)], ink.shape), small=True)
+    found = draw_as_mnist(*find_digit(gray, find_ink))
+
+    def confidence(pixels: np.ndarray) -> float:
+        return classify(to_input(pixels))[0].confidence
+
+    if classify is None or confidence(found) > SURE:
+        return found
+    other = draw_as_mnist(*find_digit(gray, flat_ink))
+    return max(found, other, key=confidence)
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """Return the mask of the largest connected component of a mask, (H, W)."""
-    labels, _ = scipy.ndimage.label(mask, NEIGHBOURS)
-    sizes = np.bincount(labels[mask], minlength=1)
-    return mask & (labels == sizes.argmax())
+def find_digit(
+    gray: np.ndarray, find: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, bool]:
+    """Return the ink of the digit, cropped to (H, W), and whether it is small in the image.
+
+    Takes a function that finds ink: gray values, (H, W), to how likely each pixel is ink.
+    A digit that is small in the image is looked at again in a part of it, closer. So is the
+    inside of a sheet or of a frame that was taken for a digit: it is broad, and not likely ink.
+    Raises ValueError if there is no ink.
+    """
+    for look in range(1, MAX_LOOKS + 1):
+        work = resize_to(gray, WORK_SIZE if max(gray.shape) > FEWER_SIZE else SMALL_SIZE)
+        zoom = max(gray.shape) / max(work.shape)
+        ink = find(work)
+        ink[find_outlined(ink)] = 1
+        digit = choose_digit(ink)
+        box = bounding_box(digit)
+        sides = [side.stop - side.start for side in bounding_box(digit, margin=0)]
+        extent = max(sides)
+        broad = digit[box].mean() > MIN_SHEET_AREA and min(sides) > MIN_SHEET_WIDTH * extent
+        sheet = broad and ink[digit].mean() < MIN_STRENGTH
+        small = extent * zoom < SMALL_DIGIT
+        close = small or extent * CLOSE >= max(work.shape)
+        if look == MAX_LOOKS or (close and not sheet):
+            break
+        margin = -SHEET_EDGE * extent if sheet else extent / 2
+        ends = [(max(0, side.start - margin), side.stop + margin) for side in box]
+        gray = gray[tuple(slice(int(start * zoom), int(stop * zoom) + 1) for start, stop in ends)]
+    ink[~scipy.ndimage.binary_dilation(digit, iterations=2)] = 0
+    return ink[box], small
 
 
-class Components:
-    """The connected components of a mask of ink, (H, W): N labels, masses, middles and boxes."""
+def find_outlined(ink: np.ndarray) -> np.ndarray:
+    """Return the mask, (H, W), of the inside of digits of which only the outline is drawn.
 
-    def __init__(self, mask: np.ndarray, ink: np.ndarray) -> None:
-        self.labels, count = scipy.ndimage.label(mask, NEIGHBOURS)
-        places = np.nonzero(mask)
-        labels, weights = self.labels[places], ink[places].clip(0, 1)
-        self.masses = np.bincount(labels, weights, count + 1)[1:]
-        moments = [np.bincount(labels, weights * place, count + 1)[1:] for place in places]
-        self.middles = np.stack(moments, axis=1) / self.masses[:, None]
-        self.slices = scipy.ndimage.find_objects(self.labels)
-        self.strengths = np.array([ink[box].max() for box in self.slices])
-        boxes = [[y.start, x.start, y.stop, x.stop] for y, x in self.slices]
-        boxes = np.array(boxes, float).reshape(-1, 4)
-        self.starts, self.stops = boxes[:, :2], boxes[:, 2:]
-        self.extents = (self.stops - self.starts).max(axis=1)
-
-
-def find_surroundings(parts: Components) -> np.ndarray:
-    """Return which components surround the digit or underline it: rings, boxes, frames."""
-    around = np.zeros(len(parts.masses), bool)
-    for i in np.argsort(-parts.extents):
-        start, stop, extent = parts.starts[i], parts.stops[i], parts.extents[i]
-        within = (parts.starts > start).all(axis=1) & (parts.stops < stop).all(axis=1)
-        within &= parts.extents > 0.25 * extent
-        if within.any():
-            largest = np.argmax(np.where(within, parts.masses, 0))
-            rows, columns = np.nonzero(parts.labels[parts.slices[i]] == i + 1)
-            y, x = start - parts.middles[largest]
-            angles = np.arctan2(rows + y, columns + x)
-            # What surrounds the largest within lies in at least three of four directions from it.
-            around[i] = (np.histogram(angles, 32, (-np.pi, np.pi))[0] > 0).mean() > 0.75
-        height, width = stop - start
-        if height < 0.25 * width:
-            above = parts.stops[:, 0] < start[0]
-            overlap = np.minimum(parts.stops[:, 1], stop[1])
-            overlap -= np.maximum(parts.starts[:, 1], start[1])
-            wide = parts.stops[:, 1] - parts.starts[:, 1]
-            above &= (overlap > 0.6 * wide) & (parts.extents > 0.4 * width)
-            above &= (wide < width) | (start[0] - parts.stops[:, 0] > 0.06 * parts.extents)
-            around[i] |= above.any()
-    return around
+    It is a large hole in the ink that is likelier to be ink than paper is.
+    """
+    labels, _ = scipy.ndimage.label(ink <= 0.5)
+    sizes = np.bincount(labels.ravel())
+    inside = sizes > MIN_OUTLINED_AREA * ink.size
+    inside[0] = False  # the ink itself
+    inside[border(labels)] = False
+    for i in np.flatnonzero(inside):
+        inside[i] = np.median(ink[labels == i]) > MIN_OUTLINED_INK
+    return inside[labels]
 
 
 def choose_digit(ink: np.ndarray) -> np.ndarray:
     """Return the mask, (H, W), of the strokes that make the digit.
 
-    Surroundings and ruled lines are removed. The largest component near the middle is chosen. What
-    is close to it for its size belongs to it: broken strokes, or a 5 and its hat.
+    Of several digits or stains, the largest near the middle is chosen. Components that are close
+    to it for its size belong to it: broken strokes, or a 5 and its hat.
     """
-    mask = remove_ruled_lines(ink > WEAK)
-    # Far from strong ink, weak ink counts only where it is as wide as a stroke, unlike ruled lines.
-    mask &= opening(mask, 5, 5) | dilate(mask & (ink > 0.5), 15, 15)
-    if not mask.any():
+    labels, count = scipy.ndimage.label(ink > 0.5, NEIGHBOURS)
+    if not count:
         raise ValueError("the image is blank: no ink found")
-    parts = Components(fill_outlines(mask), ink)
-    around = find_surroundings(parts)
-    starts, stops, masses = parts.starts, parts.stops, parts.masses
-
-    # A component that touches the edge of the image or lies off its middle is seldom the digit.
-    sides = (starts == 0).sum(axis=1) + (stops == ink.shape).sum(axis=1)
-    off = np.hypot(*(2 * parts.middles / ink.shape - 1).T).clip(0, 1)
-    penalty = np.array([1, 0.3, 0.1, 0.1, 0.1])[sides]
-    scores = masses * penalty * (1 - 0.4 * off) * ~around
-    chosen = np.arange(len(scores)) == scores.argmax()
-    eligible = (masses > 0.04 * masses[chosen]) & (sides <= sides[chosen]) & ~around
-    eligible &= parts.strengths > 0.7 * parts.strengths[chosen]  # the edge of a sheet is weaker
+    numbers = np.arange(1, count + 1)
+    masses = scipy.ndimage.sum_labels(ink, labels, numbers)
+    strengths = scipy.ndimage.mean(ink, labels, numbers)
+    middles = np.array(scipy.ndimage.center_of_mass(ink, labels, numbers))
+    boxes = scipy.ndimage.find_objects(labels)
+    starts, stops = (
+        np.array([[getattr(s, end) for s in box] for box in boxes]) for end in ("start", "stop")
+    )
+    at_edge = (starts == 0).any(axis=1) | (stops == ink.shape).any(axis=1)
+    off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
+    around = find_surroundings(labels, starts, stops, middles)
+    scores = (
+        masses
+        * strengths**STRENGTH_POWER
+        * (1 - OFF_COST * off)
+        * np.where(at_edge, 0.5, 1)
+        * ~around
+    )
+    chosen = numbers == 1 + scores.argmax()
+    eligible = ~around & (at_edge <= at_edge[chosen])
+    eligible &= masses > MIN_PART_MASS * masses[chosen]
+    eligible &= strengths > MIN_PART_STRENGTH * strengths[chosen]
     while True:
         start, stop = starts[chosen].min(axis=0), stops[chosen].max(axis=0)
-        gaps = np.maximum(starts - stop, start - stops)
-        reach = np.maximum((stop - start).max(), parts.extents)
-        close = gaps.max(axis=1) < 0.15 * reach
-        # One may be a hat far above its 5, or the 5 below its hat.
-        overlaps = np.minimum(stops, stop)[:, 1] - np.maximum(starts, start)[:, 1]
-        narrower = np.minimum(stops - starts, stop - start)[:, 1]
-        stacked = (gaps[:, 0] < 0.45 * reach) & (overlaps > 0.6 * narrower)
-        stacked &= masses > 0.15 * masses[chosen].sum()
-        near = chosen | (eligible & (close | stacked))
+        gaps = np.maximum(starts - stop, start - stops).max(axis=1)
+        reach = np.maximum((stop - start).max(), (stops - starts).max(axis=1))
+        near = chosen | (eligible & (gaps < MAX_GAP * reach))
         if (near == chosen).all():
-            return np.concatenate([[False], chosen])[parts.labels]
+            return np.concatenate([[False], chosen])[labels]
         chosen = near
 
 
-def fill_outlines(mask: np.ndarray) -> np.ndarray:
-    """Fill the strokes of a digit that is drawn as an outline, in a mask, (H, W).
-
-    The space between the two sides of an outline is a stroke itself: long for its width, and slim
-    everywhere. The space between a ring or a box and the digit in it is long as well. But it fills
-    an ellipse together with the digit, and is wide in places.
-    """
-    labels, _ = scipy.ndimage.label(~mask)
-    outside = np.unique(border(labels))
-    for i, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
-        stroke = labels[box] == i
-        extent = max(stroke.shape)
-        if i in outside or extent < 0.2 * max(mask.shape):
-            continue
-        widths = stroke_widths(stroke)
-        width, max_width = np.median(widths), widths.max()
-        if stroke.sum() < 5.5 * width**2 or max_width > 0.275 * extent:
-            continue
-        full = scipy.ndimage.binary_fill_holes(stroke).mean()
-        around = full > (0.8 if max_width < 0.2 * extent else 0.7)
-        if not around and np.median(stroke_widths(mask)) < 1.2 * width:
-            mask = mask.copy()
-            mask[box] |= stroke
-    return mask
+def find_surroundings(
+    labels: np.ndarray, starts: np.ndarray, stops: np.ndarray, middles: np.ndarray
+) -> np.ndarray:
+    """Return which components lie around another large one: rings, boxes and frames."""
+    extents = (stops - starts).max(axis=1)
+    around = np.zeros(len(extents), bool)
+    for i, extent in enumerate(extents):
+        within = (starts > starts[i]).all(axis=1) & (stops < stops[i]).all(axis=1)
+        within &= extents > MIN_INNER * extent
+        if within.any():
+            inner = np.argmax(np.where(within, extents, 0))
+            angles = np.arctan2(*(np.argwhere(labels == i + 1) - middles[inner]).T)
+            directions = np.histogram(angles, 32, (-np.pi, np.pi))[0] > 0
+            around[i] = directions.mean() > MIN_AROUND
+    return around
 
 
 # ---- From ink to MNIST's geometry --------------------------------------------------------
@@ -324,49 +317,3 @@ def center(fine: np.ndarray) -> np.ndarray:
         place.append(slice(start, start + length))
     canvas[tuple(place)] = fine
     return canvas.reshape(IMAGE_SIZE, FINE, IMAGE_SIZE, FINE).mean(axis=(1, 3))
-
-
-def to_mnist(gray: np.ndarray) -> np.ndarray:
-    """Turn gray values, (H, W) in 0..1, into an image like MNIST's: (28, 28) in 0..1, ink 1.
-
-    An image that is like MNIST's already is returned as it is.
-    """
-    if is_mnist_like(gray):
-        return gray
-    for _ in range(MAX_SHEETS):
-        if (sheet := find_sheet(gray)) is None:
-            break
-        gray = sheet
-    if max(gray.shape) <= SMALL and (ink := clean_ink(gray)) is not None:
-        return draw_as_mnist(unstretch(ink[bounding_box(ink > WEAK)], ink.shape), small=True)
-    for look in range(1, MAX_LOOKS + 1):
-        work = resize_to(gray, WORK_SIZE)
-        zoom = max(gray.shape) / max(work.shape)
-        if work.max() - work.min() < MIN_CONTRAST:
-            raise ValueError("the image is blank: no ink found")
-        ink = find_ink(work, small=max(gray.shape) <= SMALL)
-        digit = choose_digit(ink)
-        box = bounding_box(digit)
-        extent = max(side.stop - side.start for side in box)
-        if look == MAX_LOOKS or extent * CLOSE >= max(work.shape):
-            break
-        margin = 0.4 * extent
-        ends = [(max(0, side.start - margin), side.stop + margin) for side in box]
-        gray = gray[tuple(slice(int(start * zoom), int(stop * zoom) + 1) for start, stop in ends)]
-    # A small digit is shape in gray. Its strokes are left alone, as thresholds would tear them.
-    small = extent * max(gray.shape) < 1.2 * BOX_SIZE * max(work.shape)
-    return draw_component(ink, digit, small)
-
-
-def draw_component(ink: np.ndarray, mask: np.ndarray, small: bool) -> np.ndarray:
-    """Draw the ink in a mask, (H, W), as MNIST does: (28, 28) in 0..1."""
-    box = bounding_box(mask)
-    ink, mask = ink[box], mask[box]
-    if small:
-        soft = ink / ink.max()
-    else:  # a weak stroke is measured by its own ink
-        strength = scipy.ndimage.maximum_filter(ink, max(3, int(0.08 * max(ink.shape))))
-        soft = np.clip((ink / strength.clip(0.5, 1) - 0.2) / 0.6, 0, 1)
-    soft[mask & (ink < WEAK)] = 1  # the insides of outlines
-    soft[~dilate(mask, *((13, 13) if small else (5, 5)))] = 0
-    return draw_as_mnist(soft, small)

@@ -128,6 +128,7 @@ def written(rng: Random, kind: str) -> Strokes:
     return strokes
 
 
+digit = functools.partial(written, kind="digit")
 glyph = functools.partial(written, kind="letter")
 
 
