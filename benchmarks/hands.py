@@ -50,7 +50,7 @@ UNKNOWN = -100  # the label of a non-digit and of what is refused; PyTorch leave
 TILE, TILES_A_ROW = 96, 25  # of the sheets in continental/
 CHOSEN_ROWS = 12  # of the 23 of each sheet
 CHOSEN_AMOUNTS = 500  # of the 1,080 pictures
-ENLARGED = 2  # times: the digits are 20 to 40 px high, and their strokes thin
+ENLARGED = 2  # times, so that digits are as high as the network that finds ink wants them
 SCRIBBLES = 300  # of each part
 NON_DIGITS = ("letters", "scribbles")
 
@@ -102,7 +102,7 @@ def amounts(folder: Path, last: bool) -> Seen:
     for row in numbers[CHOSEN_AMOUNTS:] if last else numbers[:CHOSEN_AMOUNTS]:
         with Image.open(folder / row["file"]) as image:
             gray = np.asarray(image.convert("L"), np.float32) / 255
-        ink = find_ink(resize_to(gray, ENLARGED * max(gray.shape)), small=False)
+        ink = find_ink(resize_to(gray, ENLARGED * max(gray.shape)))
         for digit, box in zip(row["answer"], row["boxes"].split(), strict=True):
             x, y, width, height = (ENLARGED * int(side) for side in box.split(","))
             part = ink[y : y + height, x : x + width]

@@ -20,8 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from model import IMAGE_SIZE
 from reading.files import open_regular, write_atomically
 
-WORK_SIZE = 256  # pixels of the longer side of an image in which ink is looked for
-MAX_SIDE = 5 * WORK_SIZE  # pixels; an image twice as large or larger is reduced towards it
+MAX_SIDE = 1280  # pixels; an image twice as large or larger is reduced towards it
 # The brands of ISO 23008-12 (HEIC, as iPhones write it, HEIF) and of AVIF.
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 HEIF_SUFFIXES = {".heic", ".heif", ".avif"}  # are named even where Pillow does not know them

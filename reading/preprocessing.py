@@ -4,32 +4,25 @@ The network knows only MNIST's digits. So the ink of a photograph, a scan or a d
 and drawn in MNIST's geometry.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import scipy
 import torch
 from PIL import Image
 
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
-from reading.image_io import WORK_SIZE, ImageLike, naming, tensor_to_array, to_grayscale, to_uint8
+from reading.image_io import ImageLike, naming, tensor_to_array, to_grayscale, to_uint8
 from reading.ink import (
     NEIGHBOURS,
     border,
     bounding_box,
     depth,
     find_ink,
-    flat_ink,
     resize,
     resize_to,
     threshold_ink,
 )
 
-# Maps images, (N, 1, 28, 28) or (1, 28, 28), to readings, each with a digit and a confidence.
-Classify = Callable[[torch.Tensor], list[Any]]
 SHAPE = (IMAGE_SIZE, IMAGE_SIZE)
-SURE = 0.9  # the confidence from which no other ink is tried
 BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST (LeCun et al. 1998)
 SPANS = (17, 21)  # pixels of an image like MNIST's, from the first to the last that is inked
 MIN_THICK = 0.04  # of its ink, in squares of two by two pixels
@@ -39,7 +32,8 @@ MAX_STRETCHED_WIDTH = 0.25  # of a stroke, as a share of the height; a wider one
 SMALL_DIGIT = 24  # pixels of the longer side; a smaller digit is shape in gray
 FEW_PIXELS = 32  # of the longer side; an image that has no more needs no network,
 FEWER_SIZE = 48  # and one that has no more needs no large copy, but one
-SMALL_SIZE = 128  # pixels large
+SMALL_SIZE = 128  # pixels large,
+LOOK_SIZE = 192  # where others have one of this size, the size of the scenes in training
 MAX_LOOKS = 3  # at a digit, each closer than the one before
 CLOSE = 3  # a look is close if the image is at most so many times as large as the digit
 MIN_SHEET_AREA = 0.4  # of its box; a digit covers less of it, or is narrow,
@@ -59,20 +53,17 @@ PLACES = np.indices(SHAPE).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
 
 
-def preprocess(image: ImageLike, classify: Classify | None = None) -> torch.Tensor:
+def preprocess(image: ImageLike) -> torch.Tensor:
     """Turn one image into what the network reads: float32, (1, 28, 28), normalized.
 
-    Where `classify` is unsure of the ink that the network finds, the ink of a threshold is tried,
-    and the one of which it is surer is taken. Raises ValueError if the image is blank, and
-    whatever `to_grayscale` raises.
+    Raises ValueError if the image is blank, and whatever `to_grayscale` raises.
     """
     with naming(image):
-        return to_input(to_mnist(to_grayscale(image)[0], classify))
+        pixels = torch.from_numpy(255 * to_mnist(to_grayscale(image)[0]))  # (28, 28)
+    return normalize(pixels.unsqueeze(0))[0]
 
 
-def preprocess_batch(
-    images: np.ndarray | torch.Tensor, classify: Classify | None = None
-) -> torch.Tensor:
+def preprocess_batch(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Turn an array or a tensor of N images into (N, 1, 28, 28), as `preprocess` does for each.
 
     In shape (N, 28, 28) or (N, 1, 28, 28), those that are like MNIST's are found all at once.
@@ -80,17 +71,12 @@ def preprocess_batch(
     if torch.is_tensor(images):
         images = tensor_to_array(images)
     if images.shape[1:] not in (SHAPE, (1, *SHAPE)):
-        return torch.stack([preprocess(image, classify) for image in images])
+        return torch.stack([preprocess(image) for image in images])
     pixels = to_uint8(images).reshape(-1, *SHAPE).copy()
     batch = normalize(torch.from_numpy(pixels))  # (N, 1, 28, 28)
     for i in np.flatnonzero(~is_mnist_like(pixels.astype(np.float32) / 255)):
-        batch[i] = preprocess(pixels[i], classify)
+        batch[i] = preprocess(pixels[i])
     return batch
-
-
-def to_input(pixels: np.ndarray) -> torch.Tensor:
-    """Turn an image like MNIST's, (28, 28) in 0..1, into what the network reads: (1, 28, 28)."""
-    return normalize(torch.from_numpy(255 * pixels).unsqueeze(0))[0]
 
 
 def to_image(preprocessed: torch.Tensor) -> Image.Image:
@@ -127,42 +113,31 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
     return alike & (longest >= SPANS[0]) & (longest <= SPANS[1]) & thick
 
 
-def to_mnist(gray: np.ndarray, classify: Classify | None = None) -> np.ndarray:
+def to_mnist(gray: np.ndarray) -> np.ndarray:
     """Turn gray values, (H, W) in 0..1, into an image like MNIST's: (28, 28) in 0..1, ink 1.
 
-    An image that is like MNIST's already is returned as it is. For `classify` see `preprocess`.
-    Raises ValueError if there is no ink.
+    An image that is like MNIST's already is returned as it is. Raises ValueError if there is no
+    ink.
     """
     if is_mnist_like(gray):
         return gray
     if max(gray.shape) <= FEW_PIXELS:
         ink = threshold_ink(gray)
         return draw_as_mnist(unstretch(ink[bounding_box(ink > 0.5)], ink.shape), small=True)
-    found = draw_as_mnist(*find_digit(gray, find_ink))
-
-    def confidence(pixels: np.ndarray) -> float:
-        return classify(to_input(pixels))[0].confidence
-
-    if classify is None or confidence(found) > SURE:
-        return found
-    other = draw_as_mnist(*find_digit(gray, flat_ink))
-    return max(found, other, key=confidence)
+    return draw_as_mnist(*find_digit(gray))
 
 
-def find_digit(
-    gray: np.ndarray, find: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, bool]:
+def find_digit(gray: np.ndarray) -> tuple[np.ndarray, bool]:
     """Return the ink of the digit, cropped to (H, W), and whether it is small in the image.
 
-    Takes a function that finds ink: gray values, (H, W), to how likely each pixel is ink.
-    A digit that is small in the image is looked at again in a part of it, closer. So is the
-    inside of a sheet or of a frame that was taken for a digit: it is broad, and not likely ink.
-    Raises ValueError if there is no ink.
+    Takes gray values, (H, W) in 0..1. A digit that is small in the image is looked at again in a
+    part of it, closer. So is the inside of a sheet or of a frame that was taken for a digit: it is
+    broad, and not likely ink. Raises ValueError if there is no ink.
     """
     for look in range(1, MAX_LOOKS + 1):
-        work = resize_to(gray, WORK_SIZE if max(gray.shape) > FEWER_SIZE else SMALL_SIZE)
+        work = resize_to(gray, LOOK_SIZE if max(gray.shape) > FEWER_SIZE else SMALL_SIZE)
         zoom = max(gray.shape) / max(work.shape)
-        ink = find(work)
+        ink = find_ink(work)
         ink[find_outlined(ink)] = 1
         digit = choose_digit(ink)
         box = bounding_box(digit)

@@ -16,17 +16,19 @@ import scipy
 import torch
 
 from model import normalize
-from reading.ink import NEIGHBOURS, WEAK, erode, find_page_ink, remove_ruled_lines
-from reading.preprocessing import BOX_SIZE, draw_component
+from reading.ink import NEIGHBOURS, find_ink, resize_to
+from reading.preprocessing import SMALL_DIGIT, draw_as_mnist
 
 # Chosen on pictures of numbers and pages (benchmarks/whole_numbers.py). Pairs are the minimum and
 # the maximum. Costs are in nats: they are compared with the logarithm of the confidence.
 MIN_EXTENT = 0.006  # of a component, as a share of the longer side; a smaller one is dust
-MIN_RULED_LINE = 0.025  # the shortest straight piece of a ruled line, as a share of the width
+FIRST_SIZES = (128, 384)  # pixels of the longer side of the copy in which ink is looked for first
+DIGIT_SIZE = 32  # pixels of the height of digits in the second,
+MAX_SIZE = 1024  # pixels of its longer side
 SURE = 0.9  # the confidence from which a component is one digit
 UNSURE_POWER = 4  # how much less a part counts for what is typical where the network is unsure
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
-STRENGTHS = (0.35, 3.0)  # of strokes, as a share of the typical strength
+MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
 MAX_READINGS = 1100  # of parts of a picture, the largest first; they take two seconds
 MANY = 96  # components, of which too few are digits: print, or a pattern,
 MIN_SURE = 0.5  # if the network is sure of a smaller share
@@ -84,21 +86,19 @@ class Page:
     """A picture as ink, (H, W), its parts, and what the network reads in them."""
 
     def __init__(self, gray: np.ndarray, classify: Classify) -> None:
-        self.ink, self.contrast = find_page_ink(gray)
+        self.ink = find_page_ink(gray)
         self.zoom = max(gray.shape) / max(self.ink.shape)  # the ink is so many times smaller
-        self.strengths = {part: self.strength(part) for part in self.find_parts()}
+        self.parts = self.find_parts()
         self.classify, self.readings = classify, {}
 
     def find_parts(self) -> list[Part]:
-        """Return the connected components of strong ink but for dust, the largest first."""
-        mask = remove_ruled_lines(self.ink > WEAK, MIN_RULED_LINE)
-        labels, count = scipy.ndimage.label(mask, NEIGHBOURS)
-        strong = np.bincount(labels[mask & (self.ink > 0.5)], minlength=count + 1) > 0
-        min_extent = max(3, MIN_EXTENT * max(mask.shape))
+        """Return the connected components of ink but for dust, the largest first."""
+        labels, _ = scipy.ndimage.label(self.ink > 0.5, NEIGHBOURS)
+        min_extent = max(3, MIN_EXTENT * max(labels.shape))
         parts = [
             Part(labels[box] == label, box[0].start, box[1].start)
             for label, box in enumerate(scipy.ndimage.find_objects(labels), start=1)
-            if strong[label] and max(side.stop - side.start for side in box) >= min_extent
+            if max(side.stop - side.start for side in box) >= min_extent
         ]
         return sorted(parts, key=lambda part: -max(part.mask.shape))[:MAX_READINGS]
 
@@ -115,19 +115,19 @@ class Page:
 
     def draw(self, part: Part) -> np.ndarray:
         """Draw a part as MNIST draws a digit, without its neighbours: (28, 28) in 0..1."""
-        margin = 6  # pixels; no soft edge is wider
+        margin = 2  # pixels; no soft edge is wider
         top, left = max(0, part.top - margin), max(0, part.left - margin)
-        ink = self.ink[top : part.bottom + margin, left : part.right + margin].copy()
+        ink = self.ink[top : part.bottom + margin, left : part.right + margin]
         mask = paste([part], top, left, ink.shape)
-        ink[(ink > WEAK) & ~mask] = 0
-        return draw_component(ink, mask, self.zoom * max(part.mask.shape) < 1.2 * BOX_SIZE)
+        near = scipy.ndimage.binary_dilation(mask, iterations=margin)
+        ink = np.where(near & ((ink <= 0.5) | mask), ink, 0)
+        return draw_as_mnist(ink, self.zoom * max(part.mask.shape) < SMALL_DIGIT)
 
     def strength(self, part: Part) -> float:
-        """Return how much ink the pen left on its way: the contrast times the width of strokes."""
-        inner = erode(np.pad(part.mask, 1), 3, 3)[1:-1, 1:-1]
-        edge = (part.mask & ~inner).sum()
-        contrast = self.contrast[part.top : part.bottom, part.left : part.right][part.mask]
-        return float(np.median(contrast)) * 2 * part.mask.sum() / edge
+        """Return how likely a part is ink, times the width of its strokes."""
+        ink = self.ink[part.top : part.bottom, part.left : part.right][part.mask]
+        inner = scipy.ndimage.binary_erosion(part.mask, NEIGHBOURS)
+        return float(ink.mean()) * 2 * ink.size / (ink.size - inner.sum())
 
     def box(self, part: Part) -> Box:
         """Return where a part is, as shares of the picture's width and height."""
@@ -137,6 +137,21 @@ class Page:
     def touches_edge(self, part: Part) -> bool:
         """Return whether a part may go on beyond the picture."""
         return min(self.box(part)) == 0 or max(self.box(part)) == 1
+
+
+def find_page_ink(gray: np.ndarray) -> np.ndarray:
+    """Return how likely each pixel of a picture is ink, on a copy that suits its digits."""
+    size = int(np.clip(2 * max(gray.shape), *FIRST_SIZES))
+    ink = find_ink(resize_to(gray, size))
+    labels, _ = scipy.ndimage.label(ink > 0.5, NEIGHBOURS)
+    heights = [box[0].stop - box[0].start for box in scipy.ndimage.find_objects(labels)]
+    if heights:
+        size *= DIGIT_SIZE / weighted_median(heights, np.bincount(labels.ravel())[1:])
+    else:
+        size = MAX_SIZE
+    if size > 1.4 * max(ink.shape):
+        ink = find_ink(resize_to(gray, min(int(size), MAX_SIZE, 2 * max(gray.shape))))
+    return ink
 
 
 def paste(parts: list[Part], top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
@@ -369,8 +384,8 @@ def find_lattices(page: Page) -> list[Lattice]:
     """Group what may be digits into lines, without what is far too large, small or unlikely."""
     known = list(page.readings)
     height = typical(known, [part.height for part in known], page)
-    strength = typical(known, [page.strengths[part] for part in known], page)
-    parts = [p for p, s in page.strengths.items() if STRENGTHS[0] < s / strength < STRENGTHS[1]]
+    strength = typical(known, [page.strength(part) for part in known], page)
+    parts = [part for part in page.parts if page.strength(part) > MIN_STRENGTH * strength]
     large = [part for part in parts if HEIGHTS[0] < part.height / height < HEIGHTS[1]]
     small = [part for part in parts if part.height <= HEIGHTS[0] * height]
     lines = find_lines(large, height)
@@ -392,7 +407,7 @@ def find_lattices(page: Page) -> list[Lattice]:
 
 def read_parts(page: Page) -> bool:
     """Let the network read the parts, from the largest on; return whether there may be digits."""
-    parts = list(page.strengths)
+    parts = page.parts
     for start in range(0, len(parts), BATCH_SIZE):
         page.read(parts[start : start + BATCH_SIZE])
         n_sure = sum(map(page.is_sure, page.readings))

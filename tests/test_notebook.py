@@ -155,6 +155,7 @@ def test_in_a_clone_it_runs_from_top_to_bottom(notebook, tmp_path):
     assert text(notebook, "files") == f"{', '.join(PACKED_FILES)}: here already\n"
     assert text(notebook, "carry-model") == "model.py: here already\n"
     assert "that come with the project" in text(notebook, "yours")
+    assert "The ink is found by a network" in text(notebook, "yours")
     [canvas] = outputs(notebook, "canvas")
     assert "application/vnd.jupyter.widget-view+json" in canvas.data
     assert "To draw" in canvas.data["text/plain"]  # for where the widget can't show
@@ -178,6 +179,7 @@ def test_alone_as_on_colab_it_brings_its_modules_and_trains(notebook, alone, mni
     assert "not there" in text(notebook, "data")  # the bundled sample
     assert "part of MNIST: 4,000 digits" in text(notebook, "data")
     assert "trained above" in text(notebook, "yours")
+    assert "The ink is found by a threshold" in text(notebook, "yours")
     [canvas] = outputs(notebook, "canvas")
     [metadata] = canvas.metadata.values()
     assert metadata == {"colab": {"custom_widget_manager": {"url": "its manager"}}}

@@ -196,8 +196,8 @@ def outline(sheet: Sheet) -> None:
     sheet.digits = [(drawing, np.full(len(drawing), sheet.pen)) for drawing, _ in sheet.digits]
 
 
-def by_hand(sheet: Sheet, kinds: tuple[str, ...] = ("word",)) -> None:
-    """Words or letters where nothing is."""
+def by_hand(sheet: Sheet, kinds: tuple[str, ...] = ("word", "glyph", "doodle")) -> None:
+    """Words, letters or doodles where nothing is."""
     rng = sheet.rng
     for _ in range(rng.integers(1, 7)):
         drawing = drawn(rng.choice(kinds), rng)
@@ -366,7 +366,7 @@ KINDS = {
     "ruled": Kind(12, digits, PAPER | {ruling: 1, print_words: 0.1}),
     "form": Kind(15, digits, PAPER | {form: 1, printed_lines: 0.1, print_words: 0.3}, 0.2, 0.1),
     "amount": Kind(13, amount, CHEQUE, 0.5),
-    "calculation": Kind(4, calculation, PAPER, 0.2, 0.2),
+    "calculation": Kind(6, calculation, PAPER, 0.2, 0.2),
     "page": Kind(6, page, PAPER | {print_words: 0.4, by_hand: 0.4, form: 0.1}, 0.0, 0.15),
     "outlined": Kind(5, outline, {}, 0.1, 0.3),
     # without a digit

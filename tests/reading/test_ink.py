@@ -11,7 +11,7 @@ from inference import MNISTPredictor
 from reading.checkpoint import CheckpointError
 from reading.ink import INK_WEIGHTS, InkNetwork, find_ink, load_ink_network
 from training.data import load_sample
-from training.papers import coverage
+from training.papers import SIZE, coverage
 from training.scenes import draw_scene, load_hands
 from training.strokes import digit_strokes
 
@@ -34,8 +34,8 @@ def test_the_ink_of_a_plain_digit_is_all_found_in_one_piece(strokes):
     """With pens of 1 to 8 px of 300."""
     shares, broken = [], 0
     for i, drawing in enumerate(strokes):
-        width = (1 + 7 * i / len(strokes)) * 256 / 300
-        drawn = coverage([(drawing * 150 + 50, np.full(len(drawing), width))])
+        width = (1 + 7 * i / len(strokes)) * SIZE / 300
+        drawn = coverage([(drawing * 0.6 * SIZE + 0.2 * SIZE, np.full(len(drawing), width))])
         ink = find_ink((1 - 0.9 * drawn).astype(np.float32)) > 0.5
         near = ndimage.binary_dilation(ink)  # how soft an edge is differs from pen to pen
         shares.append(near[drawn > 0.5].mean())

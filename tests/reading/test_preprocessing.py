@@ -6,10 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.photographs import KINDS, photographs, straight_strokes
-from reading import preprocessing
-from reading.image_io import WORK_SIZE
-from reading.ink import find_ink, resize_to
-from reading.preprocessing import preprocess, to_image
+from reading.preprocessing import choose_digit, preprocess, to_image
 from training.data import load_sample
 
 CLEAR = [30, 11, 2, 23, 14, 5, 26, 7, 18, 9]  # of the sample, one of each class
@@ -72,7 +69,6 @@ def test_nothing_but_a_frame_is_blank():
     sheet[10:-10, 10:-10] = 255
     with pytest.raises(ValueError, match="the image is blank: no ink found"):
         preprocess(np.full((100, 100), 255, np.uint8))
-    assert preprocessing.find_sheet(sheet[5:-5, 5:-5] / np.float32(255)) is None
 
 
 def test_a_small_sheet_on_a_lighter_table_is_looked_into(digits):
@@ -94,15 +90,6 @@ def test_a_digit_that_touches_its_frame_is_read(predictor, digits):
     pixels = np.roll(digits[7], 28 - 2 - np.flatnonzero(digits[7].max(axis=1)).max(), axis=0)
     pixels[[0, -1]] = pixels[:, [0, -1]] = 255
     assert predictor.predict(pixels).digit == 7
-
-
-def test_a_digit_is_as_large_as_the_last_look_found_it(digits, monkeypatch):
-    page = Image.fromarray(np.pad(255 - digits[2], 60, constant_values=255))
-    gray = np.asarray(page.resize((220, 220), Image.BICUBIC), np.float32) / 255
-    ink = find_ink(resize_to(gray, WORK_SIZE), small=False)
-    expected = preprocessing.draw_component(ink, preprocessing.choose_digit(ink), small=False)
-    monkeypatch.setattr(preprocessing, "MAX_LOOKS", 1)
-    assert np.array_equal(preprocessing.to_mnist(gray), expected)
 
 
 def test_the_edge_of_a_shadow_is_no_ink(digits):
@@ -213,4 +200,4 @@ def test_ink_of_which_only_a_faint_line_is_left_is_none():
     ink = np.zeros((100, 100), np.float32)
     ink[50, 40:60] = 0.4
     with pytest.raises(ValueError, match="blank: no ink found"):
-        preprocessing.choose_digit(ink)
+        choose_digit(ink)

@@ -18,7 +18,7 @@ def hands():
 def test_a_scene_of_each_kind_and_its_ink(hands, kind):
     scenes = [draw_scene(hands, 1, i, kind) for i in range(4)]
     for scene in scenes:
-        assert scene.image.shape == scene.ink.shape == (256, 256)
+        assert scene.image.shape == scene.ink.shape == (192, 192)
         assert scene.image.dtype == scene.ink.dtype == np.uint8
         assert (scene.ink.max() == 0) == (kind in WITHOUT_DIGITS)
         if kind == "plain":  # the ink differs from the paper
