@@ -29,8 +29,6 @@ MAX_CONTRAST = 4.0  # standard deviations
 MIN_RANGE = 0.06  # of gray values; an image that has no more is blank
 NOISE_PERCENTILES = (0.1, 99.9)  # what is darker or lighter is noise
 SHADE = 0.15  # of the size of an image: what changes more slowly is light
-MIN_FOUND = 0.5  # of a piece of what a threshold finds; the network found the rest of it, too
-NEARBY = 33  # pixels of the square around a pixel in which the tones of ink and paper are measured
 MIN_FRAME_CONTRAST = 0.75  # of the gray range, between a frame of one pixel and what it is around
 PART_COST = 0.1  # of each connected component, as a share of the gray range of the border
 NEIGHBOURS = np.ones((3, 3))  # for scipy: a pixel is connected with all eight around it
@@ -116,34 +114,7 @@ def find_ink(gray: np.ndarray) -> np.ndarray:
     padded = torch.from_numpy(np.pad(gray, margins, mode="edge"))
     with torch.inference_mode():
         logits = load_ink_network()(padded[None, None])  # (1, 1, H, W)
-    return complete(logits.sigmoid()[0, 0, :height, :width].numpy(), gray)
-
-
-def complete(ink: np.ndarray, gray: np.ndarray) -> np.ndarray:
-    """Add to the ink that the network found, (H, W), the rest of strokes that it found in part.
-
-    It knows what is ink, but drops parts of thin strokes, which a threshold does not. The
-    threshold is halfway between the ink and the paper around it. Each piece of which the network
-    found the greater part is ink as a whole.
-    """
-    found = ink > 0.5
-    if not found.any():
-        return ink
-    tone, paper = mean_nearby(gray, found), mean_nearby(gray, ~found)
-    cover = (gray - paper) / np.where(tone > paper, 1, -1) / (np.abs(tone - paper) + 1e-3)
-    labels, count = scipy.ndimage.label(cover > 0.5, NEIGHBOURS)
-    shares = np.bincount(labels[found], minlength=count + 1) / np.bincount(labels.ravel())
-    shares[0] = 0
-    whole = (shares > MIN_FOUND)[labels]
-    return np.where(whole, np.maximum(ink, cover.clip(0, 1)), ink)
-
-
-def mean_nearby(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the mean of those values, (H, W), that are in a mask, around each pixel."""
-    n = scipy.ndimage.uniform_filter(mask.astype(np.float32), NEARBY)
-    total = scipy.ndimage.uniform_filter(values * mask, NEARBY)
-    few = 1e-3  # where there is none nearby, it is the mean of all
-    return (total + few * values[mask].mean()) / (n + few)
+    return logits.sigmoid()[0, 0, :height, :width].numpy()
 
 
 def threshold_ink(gray: np.ndarray) -> np.ndarray:

@@ -357,7 +357,7 @@ class Kind(NamedTuple):
 
 PAPER = {specks: 0.15, show_through: 0.06, guilloche: 0.04, ruling: 0.1}
 CHEQUE = {printed_lines: 0.7, guilloche: 0.5, print_words: 0.2, specks: 0.1}
-amount = functools.partial(lines, heights=(20, 84), signs="..,,-=/_$€*(:", max_lines=2)
+amount = functools.partial(lines, heights=(20, 120), signs="..,,-=/_$€*(:", max_lines=2)
 page = functools.partial(lines, heights=(11, 32), signs="+-=x/().,:%", share=0.1)
 calculation = functools.partial(lines, heights=(14, 84), signs="".join(SIGNS), share=0.5)
 KINDS = {
@@ -365,7 +365,7 @@ KINDS = {
     "sheet": Kind(7, digits, {}, 0.3, 0.3, table=1),
     "ruled": Kind(12, digits, PAPER | {ruling: 1, print_words: 0.1}),
     "form": Kind(15, digits, PAPER | {form: 1, printed_lines: 0.1, print_words: 0.3}, 0.2, 0.1),
-    "amount": Kind(13, amount, CHEQUE, 0.5),
+    "amount": Kind(16, amount, CHEQUE, 0.5),
     "calculation": Kind(6, calculation, PAPER, 0.2, 0.2),
     "page": Kind(6, page, PAPER | {print_words: 0.4, by_hand: 0.4, form: 0.1}, 0.0, 0.15),
     "outlined": Kind(5, outline, {}, 0.1, 0.3),

@@ -21,6 +21,7 @@ from train import evaluate
 from training import forms, synthetic
 from training.data import Digits, load_sample
 from training.forms import FORMS, read_forms
+from training.strokes import SIGNS
 from training.synthetic import (
     INKS,
     NON_DIGIT,
@@ -82,7 +83,8 @@ def test_every_row_of_the_table_is_read_and_drawn():
     rows = [row for row in table.splitlines() if row and row[0] != "#"]
     every_form = [form for kind in FORMS.values() for form in kind]
     assert sum(len(form.points) for form in every_form) == len(rows) > 250
-    assert set(FORMS) == {"digit", "letter", "sign", "shape"}
+    assert set(FORMS) == {"digit", "letter", "sign", "shape", "beside"}
+    assert not {form.name for form in FORMS["sign"]} & {form.name for form in FORMS["beside"]}
     for form in every_form:
         assert len(form.marks) == len(form.ends) and form.ends[-1] == form.points.shape[1]
         rng = np.random.default_rng(0)
@@ -179,3 +181,11 @@ def test_a_small_mark_is_drawn_as_the_reading_path_draws_it():
         for axis in (0, 1):
             extent = np.mean([mask.any(axis=axis).sum() for mask in drawn])
             assert abs(extent - seen.any(axis=axis).sum()) < 3, length
+
+
+def test_signs_beside_digits_are_in_their_place():
+    assert {*"+-=x/().,:%*€$_"} <= set(SIGNS)
+    assert {len(name) for name in SIGNS} == {1}  # scenes take them from strings
+    for name, (low, high) in {".": (0.9, 1.05), "-": (0.4, 0.6), "=": (0.3, 0.7)}.items():
+        heights = SIGNS[name][..., 1]
+        assert low < heights.min() and heights.max() < high
