@@ -21,8 +21,11 @@ from model import IMAGE_SIZE
 from reading.files import open_regular, write_atomically
 
 MAX_SIDE = 1280  # pixels; an image twice as large or larger is reduced towards it
-# The brands of ISO 23008-12 (HEIC, as iPhones write it, HEIF) and of AVIF.
+WHITE = 255  # of uint8 pixels
+ON_ITS_SIDE = (5, 6, 7, 8)  # orientations of EXIF
+# The brands of ISO 23008-12 (HEIC, as iPhones write it, HEIF) and of AVIF, and where they stand.
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+HEIF_KINDS, HEIF_KIND = [b"ftyp" + brand for brand in HEIF_BRANDS], slice(4, 12)
 HEIF_SUFFIXES = {".heic", ".heif", ".avif"}  # are named even where Pillow does not know them
 
 # A path, the bytes of an image file, a binary file object, a PIL image, an array or a tensor.
@@ -94,8 +97,7 @@ def open_image(file: BinaryIO) -> Image.Image:
         return Image.open(file)
     except UnidentifiedImageError:
         file.seek(0)
-        start = file.read(12)
-        if start[4:8] != b"ftyp" or start[8:] not in HEIF_BRANDS:
+        if file.read(HEIF_KIND.stop)[HEIF_KIND] not in HEIF_KINDS:
             raise
     try:
         import pillow_heif
@@ -109,7 +111,7 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
     """Return the width and height that an image has when its EXIF orientation is heeded."""
-    on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in ON_ITS_SIDE
     return size[::-1] if on_its_side else size
 
 
@@ -145,10 +147,10 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
         return array
     if array.dtype.kind not in "fiub":
         raise ValueError(f"an image array must hold numbers, not {array.dtype}")
-    highest = 1 if array.dtype.kind in "fb" else 255
+    highest = 1 if array.dtype.kind in "fb" else WHITE
     if not (array.min() >= 0 and array.max() <= highest):  # NaN fails this too
         raise ValueError("pixel values must be integers in 0..255 or floats in 0..1")
-    return (array * np.float32(255 / highest)).round().astype(np.uint8)
+    return (array * np.float32(WHITE / highest)).round().astype(np.uint8)
 
 
 def flatten(image: Image.Image) -> np.ndarray:
@@ -167,7 +169,7 @@ def flatten(image: Image.Image) -> np.ndarray:
     if small.mode == "RGBA":
         small = flatten_transparency(small)
     gray = small if small.mode == "L" else most_contrast(small)
-    return np.divide(gray, 255, dtype=np.float32)
+    return np.divide(gray, WHITE, dtype=np.float32)
 
 
 def to_bands(image: Image.Image) -> Image.Image:
@@ -177,8 +179,8 @@ def to_bands(image: Image.Image) -> Image.Image:
         highest = float(values.max())
         if not math.isfinite(highest):
             raise ValueError("its pixel values are not finite")
-        white = next(w for w in (1, 255, 2 ** math.frexp(highest)[1] - 1) if highest <= w)
-        return Image.fromarray((values * (255 / white)).round().clip(0, 255).astype(np.uint8))
+        white = next(w for w in (1, WHITE, 2 ** math.frexp(highest)[1] - 1) if highest <= w)
+        return Image.fromarray((values * (WHITE / white)).round().clip(0, WHITE).astype(np.uint8))
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode in ("L", "RGB"):
@@ -195,19 +197,19 @@ def flatten_transparency(image: Image.Image) -> Image.Image:
     """
     pixels = np.asarray(image)
     alpha = pixels[:, :, 3]
-    if alpha.min() == 255:
+    if alpha.min() == WHITE:
         return image.convert("RGB")
     gray = np.asarray(image.convert("RGB").convert("L"))
-    opaque = alpha > 127
+    opaque = alpha > WHITE / 2
     inner = scipy.ndimage.binary_erosion(opaque, iterations=3, border_value=1)
     tones = gray[inner if inner.any() else opaque]  # edges may hold what was there before
     if tones.size in (0, gray.size):
-        ground = 255
+        ground = WHITE
     elif np.subtract(*np.percentile(tones, (99.9, 0.1))) < 64:
-        ground = 0 if np.median(tones) > 127 else 255
+        ground = 0 if np.median(tones) > WHITE / 2 else WHITE
     else:
-        ground = int(np.median(gray[opaque & ~inner])) if (opaque & ~inner).any() else 255
-    base = Image.new("RGBA", image.size, (ground, ground, ground, 255))
+        ground = int(np.median(gray[opaque & ~inner])) if (opaque & ~inner).any() else WHITE
+    base = Image.new("RGBA", image.size, (ground, ground, ground, WHITE))
     return Image.alpha_composite(base, image).convert("RGB")
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
-from reading.image_io import ImageLike, naming, tensor_to_array, to_grayscale, to_uint8
+from reading.image_io import WHITE, ImageLike, naming, tensor_to_array, to_grayscale, to_uint8
 from reading.ink import (
     NEIGHBOURS,
     border,
@@ -28,6 +28,7 @@ SPANS = (17, 21)  # pixels of an image like MNIST's, from the first to the last 
 MIN_THICK = 0.04  # of its ink, in squares of two by two pixels
 STROKE_WIDTHS = (2.0, 3.6)  # pixels, minimum and maximum of most of MNIST
 MAX_SMALL_WIDTH = 4.2  # pixels of the strokes of a small digit, which may be blurred
+TYPICAL_WIDTH = 0.75  # of a digit, as a share of its height: the median of MNIST
 MAX_STRETCHED_WIDTH = 0.25  # of a stroke, as a share of the height; a wider one was stretched
 SMALL_DIGIT = 24  # pixels of the longer side; a smaller digit is shape in gray
 FEW_PIXELS = 32  # of the longer side; an image that has no more needs no network,
@@ -59,7 +60,7 @@ def preprocess(image: ImageLike) -> torch.Tensor:
     Raises ValueError if the image is blank, and whatever `to_grayscale` raises.
     """
     with naming(image):
-        pixels = torch.from_numpy(255 * to_mnist(to_grayscale(image)[0]))  # (28, 28)
+        pixels = torch.from_numpy(WHITE * to_mnist(to_grayscale(image)[0]))  # (28, 28)
     return normalize(pixels.unsqueeze(0))[0]
 
 
@@ -74,15 +75,15 @@ def preprocess_batch(images: np.ndarray | torch.Tensor) -> torch.Tensor:
         return torch.stack([preprocess(image) for image in images])
     pixels = to_uint8(images).reshape(-1, *SHAPE).copy()
     batch = normalize(torch.from_numpy(pixels))  # (N, 1, 28, 28)
-    for i in np.flatnonzero(~is_mnist_like(pixels.astype(np.float32) / 255)):
+    for i in np.flatnonzero(~is_mnist_like(pixels.astype(np.float32) / WHITE)):
         batch[i] = preprocess(pixels[i])
     return batch
 
 
 def to_image(preprocessed: torch.Tensor) -> Image.Image:
     """Turn what `preprocess` returned back into an image: 28x28, ink white."""
-    pixels = preprocessed[0] * (255 * PIXEL_STD) + 255 * PIXEL_MEAN
-    return Image.fromarray(pixels.round().clamp(0, 255).byte().numpy())
+    pixels = WHITE * (preprocessed[0] * PIXEL_STD + PIXEL_MEAN)
+    return Image.fromarray(pixels.round().clamp(0, WHITE).byte().numpy())
 
 
 # ---- From gray values to a digit --------------------------------------------------------
@@ -261,16 +262,18 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
 
 
 def unstretch(ink: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
-    """Narrow the ink of a square picture, cropped to (H, W), if its strokes are too wide.
+    """Narrow the ink of a square picture, cropped to (H, W), that it fills.
 
-    Some data sets stretch each digit to fill a square, which makes a 1 as wide as any other.
+    Some data sets stretch each digit to fill a square: a 1, whose stroke is wide then, most of all.
     """
     height, width = ink.shape
     inked = np.pad(ink > 0.5, ((0, 0), (1, 1)))
     runs = np.diff(np.nonzero(np.diff(inked.astype(np.int8)))[1])[::2]  # along the rows
     if (height, width) != picture or height != width or height < 12 or not runs.size:
         return ink
-    return resize(ink, height, width * min(1, MAX_STRETCHED_WIDTH * height / np.median(runs)))
+    return resize(
+        ink, height, width * min(TYPICAL_WIDTH, MAX_STRETCHED_WIDTH * height / np.median(runs))
+    )
 
 
 def stroke_widths(mask: np.ndarray) -> np.ndarray:

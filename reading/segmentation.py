@@ -16,6 +16,7 @@ import scipy
 import torch
 
 from model import normalize
+from reading.image_io import WHITE
 from reading.ink import NEIGHBOURS, find_ink, resize_to
 from reading.preprocessing import SMALL_DIGIT, draw_as_mnist
 
@@ -23,7 +24,7 @@ from reading.preprocessing import SMALL_DIGIT, draw_as_mnist
 # the maximum. Costs are in nats: they are compared with the logarithm of the confidence.
 MIN_EXTENT = 0.006  # of a component, as a share of the longer side; a smaller one is dust
 FIRST_SIZES = (128, 384)  # pixels of the longer side of the copy in which ink is looked for first
-DIGIT_SIZE = 32  # pixels of the height of digits in the second,
+DIGIT_SIZES = (32, 96)  # pixels of the height of digits in the second,
 MAX_SIZE = 1024  # pixels of its longer side
 SURE = 0.9  # the confidence from which a component is one digit
 UNSURE_POWER = 4  # how much less a part counts for what is typical where the network is unsure
@@ -106,7 +107,7 @@ class Page:
         """Let the network read parts, those that it has not read yet."""
         if parts := [part for part in parts if part not in self.readings]:
             pixels = np.stack([self.draw(part) for part in parts])
-            answers = self.classify(normalize(torch.from_numpy(255 * pixels)))
+            answers = self.classify(normalize(torch.from_numpy(WHITE * pixels)))
             self.readings.update(zip(parts, answers, strict=True))
 
     def is_sure(self, part: Part) -> bool:
@@ -146,10 +147,11 @@ def find_page_ink(gray: np.ndarray) -> np.ndarray:
     labels, _ = scipy.ndimage.label(ink > 0.5, NEIGHBOURS)
     heights = [box[0].stop - box[0].start for box in scipy.ndimage.find_objects(labels)]
     if heights:
-        size *= DIGIT_SIZE / weighted_median(heights, np.bincount(labels.ravel())[1:])
+        height = weighted_median(heights, np.bincount(labels.ravel())[1:])
+        size *= np.clip(height, *DIGIT_SIZES) / height
     else:
         size = MAX_SIZE
-    if size > 1.4 * max(ink.shape):
+    if not 0.8 < size / max(ink.shape) < 1.4:
         ink = find_ink(resize_to(gray, min(int(size), MAX_SIZE, 2 * max(gray.shape))))
     return ink
 
@@ -292,7 +294,7 @@ class Lattice:
         self.height, self.page = height, page
         self.settled = {p for p in line if p.height > 0.6 * height and page.is_sure(p)}
         self.parts: list[Part] = []
-        for part in sorted(line, key=lambda part: part.left):
+        for part in sorted(line, key=lambda part: part.middle[1]):
             wide = part.width > (0.9 if part in self.settled else 0.5) * height
             whole = hasty or not wide or part.height < HEIGHTS[0] * height
             self.parts += [part] if whole else cut(part, height)

@@ -25,7 +25,7 @@ from training.forms import FORMS, Random, Strokes, curve, line, oval, segments
 
 # Pairs are the minimum and the maximum.
 SERIFS, SERIF_LENGTH = 0.25, 0.26  # how many letters have them, and as a share of their height
-MAX_SLANT = 0.2  # to either side, as a share of the height
+SLANTS = (-0.2, 0.45)  # to the right, as a share of the height; more hands lean right
 STRETCHES = (0.8, 1.5)  # factors for the width; some scanners fill a square
 BEND = 0.08  # standard deviation of each quadratic term
 PEN_WIDTHS = (1.2, 4.2)  # pixels, of a digit 20 px high; a thin one is widened, as in reading
@@ -86,7 +86,7 @@ def enlarged_pen(pen: float, size: float) -> float:
 
 def vary(strokes: Strokes, rng: Random) -> Strokes:
     """Slant, stretch and bend strokes at random, as another hand would write them."""
-    slant, stretch = rng.uniform(-MAX_SLANT, MAX_SLANT), rng.uniform(*STRETCHES)
+    slant, stretch = rng.uniform(*SLANTS), rng.uniform(*STRETCHES)
     bend = rng.normal(0, BEND, (3, 2))
     points = np.concatenate(strokes)
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
