@@ -191,6 +191,18 @@ def autocast(device: str) -> contextlib.AbstractContextManager:
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
 
 
+@contextlib.contextmanager
+def sharing_cores(device: str) -> Iterator[None]:
+    """Train on half of the threads, if it is a CPU's: the other cores draw."""
+    n_threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(max(1, n_threads // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def train(trainer: Trainer, hands: Hands, arguments: argparse.Namespace) -> None:
     """Train to the end, and save the state every minute."""
     start = trainer.step * BATCH_SIZE
@@ -323,12 +335,11 @@ def main(argv: list[str] | None = None) -> int:
             f"strokes of {len(hands.digits):,} digits in {time.monotonic() - began:.0f} s",
             flush=True,
         )
-        if arguments.device == "cpu":
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
         trainer = Trainer(arguments)
         if arguments.resume:
             trainer.restore(load_content(state_path(arguments.output), STATE_FORMAT))
-        train(trainer, hands, arguments)
+        with sharing_cores(arguments.device):
+            train(trainer, hands, arguments)
         save_ink(arguments, trainer)
         state_path(arguments.output).unlink(missing_ok=True)
         print(*evaluate(load_ink_network(arguments.output), hands, arguments), sep="\n", flush=True)
