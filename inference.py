@@ -165,14 +165,14 @@ class MNISTPredictor:
         a line are sure, the others are digits of the same hand.
         """
         limits = self.min_confidence, self.min_confidence**CUT_POWER
-        n_sure = sum(candidate.reading.confidence >= limits[candidate.is_cut] for candidate in line)
+        n_sure = sum(candidate.confidence >= limits[candidate.is_cut] for candidate in line)
         if n_sure >= MIN_SHARE * len(line):
             limits = (self.min_confidence**LINE_POWER,) * 2
         found: list[FoundDigit] = []
         parted = False  # what is left out parts two numbers as well
         for candidate in line:
             parted |= candidate.starts_number
-            if candidate.reading.confidence >= limits[candidate.is_cut]:
+            if candidate.confidence >= limits[candidate.is_cut]:
                 number = found[-1].number + parted if found else 0
                 found.append(FoundDigit(*candidate.reading, in_pixels(candidate.box, size), number))
                 parted = False

@@ -13,7 +13,6 @@ from model import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, normalize
 from reading.image_io import WHITE, ImageLike, naming, tensor_to_array, to_grayscale, to_uint8
 from reading.ink import (
     NEIGHBOURS,
-    border,
     bounding_box,
     depth,
     find_ink,
@@ -35,20 +34,17 @@ FEW_PIXELS = 32  # of the longer side; an image that has no more needs no networ
 FEWER_SIZE = 48  # and one that has no more needs no large copy, but one
 SMALL_SIZE = 128  # pixels large,
 LOOK_SIZE = 192  # where others have one of this size, the size of the scenes in training
-MAX_LOOKS = 3  # at a digit, each closer than the one before
+MAX_LOOKS = 2  # at a digit, the second closer
 CLOSE = 3  # a look is close if the image is at most so many times as large as the digit
 MIN_SHEET_AREA = 0.4  # of its box; a digit covers less of it, or is narrow,
 MIN_SHEET_WIDTH = 0.6  # of its height
 SHEET_EDGE = 1 / 16  # of its size, which is left out of the next look
 MIN_STRENGTH = 0.85  # how likely ink is in a digit, on average
-MIN_PART_STRENGTH = 0.9  # of a part, as a share of that of the digit's largest
-MIN_PART_MASS = 0.03  # of a part, likewise
+MIN_PART_MASS = 0.03  # of a part, as a share of that of the digit's largest
 MAX_GAP = 0.15  # between parts of a digit, as a share of its size
-STRENGTH_POWER = 3  # how much more a strong component counts than a large one,
-OFF_COST = 0.4  # and how much less one in a corner than one in the middle
+OFF_COST = 0.4  # how much less a component in a corner counts than one in the middle
 MIN_INNER = 0.25  # of the size of what is around a component, and how much
 MIN_AROUND = 0.75  # of all directions it is in
-MIN_OUTLINED_AREA, MIN_OUTLINED_INK = 0.02, 0.06  # of the image; how likely its middle is ink
 FINE = 5  # strokes are drawn at so many times the resolution of MNIST
 PLACES = np.indices(SHAPE).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
@@ -139,7 +135,6 @@ def find_digit(gray: np.ndarray) -> tuple[np.ndarray, bool]:
         work = resize_to(gray, LOOK_SIZE if max(gray.shape) > FEWER_SIZE else SMALL_SIZE)
         zoom = max(gray.shape) / max(work.shape)
         ink = find_ink(work)
-        ink[find_outlined(ink)] = 1
         digit = choose_digit(ink)
         box = bounding_box(digit)
         sides = [side.stop - side.start for side in bounding_box(digit, margin=0)]
@@ -157,21 +152,6 @@ def find_digit(gray: np.ndarray) -> tuple[np.ndarray, bool]:
     return ink[box], small
 
 
-def find_outlined(ink: np.ndarray) -> np.ndarray:
-    """Return the mask, (H, W), of the inside of digits of which only the outline is drawn.
-
-    It is a large hole in the ink that is likelier to be ink than paper is.
-    """
-    labels, _ = scipy.ndimage.label(ink <= 0.5)
-    sizes = np.bincount(labels.ravel())
-    inside = sizes > MIN_OUTLINED_AREA * ink.size
-    inside[0] = False  # the ink itself
-    inside[border(labels)] = False
-    for i in np.flatnonzero(inside):
-        inside[i] = np.median(ink[labels == i]) > MIN_OUTLINED_INK
-    return inside[labels]
-
-
 def choose_digit(ink: np.ndarray) -> np.ndarray:
     """Return the mask, (H, W), of the strokes that make the digit.
 
@@ -183,7 +163,6 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
         raise ValueError("the image is blank: no ink found")
     numbers = np.arange(1, count + 1)
     masses = scipy.ndimage.sum_labels(ink, labels, numbers)
-    strengths = scipy.ndimage.mean(ink, labels, numbers)
     middles = np.array(scipy.ndimage.center_of_mass(ink, labels, numbers))
     boxes = scipy.ndimage.find_objects(labels)
     starts, stops = (
@@ -192,17 +171,10 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     at_edge = (starts == 0).any(axis=1) | (stops == ink.shape).any(axis=1)
     off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
     around = find_surroundings(labels, starts, stops, middles)
-    scores = (
-        masses
-        * strengths**STRENGTH_POWER
-        * (1 - OFF_COST * off)
-        * np.where(at_edge, 0.5, 1)
-        * ~around
-    )
+    scores = masses * (1 - OFF_COST * off) * np.where(at_edge, 0.5, 1) * ~around
     chosen = numbers == 1 + scores.argmax()
     eligible = ~around & (at_edge <= at_edge[chosen])
     eligible &= masses > MIN_PART_MASS * masses[chosen]
-    eligible &= strengths > MIN_PART_STRENGTH * strengths[chosen]
     while True:
         start, stop = starts[chosen].min(axis=0), stops[chosen].max(axis=0)
         gaps = np.maximum(starts - stop, start - stops).max(axis=1)

@@ -30,6 +30,8 @@ SURE = 0.9  # the confidence from which a component is one digit
 UNSURE_POWER = 4  # how much less a part counts for what is typical where the network is unsure
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
 MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
+USUAL_INK = 0.9  # how likely the ink of digits is ink, the median of amounts and numbers
+INK_POWER = 3  # how much less what is less likely ink is trusted
 MAX_READINGS = 1100  # of parts of a picture, the largest first; they take two seconds
 MANY = 96  # components, of which too few are digits: print, or a pattern,
 MIN_SURE = 0.5  # if the network is sure of a smaller share
@@ -51,6 +53,7 @@ class Candidate(NamedTuple):
     """What is likely a digit."""
 
     reading: Any  # what `classify` says of it
+    confidence: float  # that of the reading, less where it is not likely ink
     box: Box  # shares of the picture's width and height
     is_cut: bool  # out of other ink
     starts_number: bool  # a gap or a sign is before it, or nothing
@@ -124,11 +127,19 @@ class Page:
         ink = np.where(near & ((ink <= 0.5) | mask), ink, 0)
         return draw_as_mnist(ink, self.zoom * max(part.mask.shape) < SMALL_DIGIT)
 
+    def likelihood(self, part: Part) -> float:
+        """Return how likely a part is ink, 0..1."""
+        return float(self.ink[part.top : part.bottom, part.left : part.right][part.mask].mean())
+
     def strength(self, part: Part) -> float:
         """Return how likely a part is ink, times the width of its strokes."""
-        ink = self.ink[part.top : part.bottom, part.left : part.right][part.mask]
-        inner = scipy.ndimage.binary_erosion(part.mask, NEIGHBOURS)
-        return float(ink.mean()) * 2 * ink.size / (ink.size - inner.sum())
+        edge = part.mask & ~scipy.ndimage.binary_erosion(part.mask, NEIGHBOURS)
+        return self.likelihood(part) * 2 * part.mask.sum() / edge.sum()
+
+    def confidence(self, part: Part) -> float:
+        """Return how sure it is that a part is a digit: the network's confidence, and its ink."""
+        trust = min(1, self.likelihood(part) / USUAL_INK) ** INK_POWER
+        return self.readings[part].confidence * trust
 
     def box(self, part: Part) -> Box:
         """Return where a part is, as shares of the picture's width and height."""
@@ -340,7 +351,7 @@ class Lattice:
 
     def score(self, i: int, j: int) -> float:
         """Return how likely it is, in nats, that a run is a digit, by its looks and its shape."""
-        confidence = self.page.readings[self.runs[i, j]].confidence
+        confidence = self.page.confidence(self.runs[i, j])
         return math.log(confidence) - float(np.dot(COSTS, self.features(i, j)))
 
     def best_path(self) -> list[tuple[int, int]]:
@@ -366,9 +377,9 @@ class Lattice:
         for (i, j), whole, gap in zip(path, wholes, [0.0, *gaps], strict=False):  # may be none
             signs = (self.skipped(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
             starts = not digits or gap > usual + NUMBER_GAP or any(signs)
-            reading, box = self.page.readings[whole], self.page.box(whole)
-            ink, score = int(whole.mask.sum()), self.score(i, j)
-            digits.append(Candidate(reading, box, self.is_cut(i, j), starts, ink, score))
+            page, ink, score = self.page, int(whole.mask.sum()), self.score(i, j)
+            found = page.readings[whole], page.confidence(whole), page.box(whole)
+            digits.append(Candidate(*found, self.is_cut(i, j), starts, ink, score))
             end = j
         return digits
 
