@@ -51,8 +51,8 @@ from reading.segmentation import Box, Candidate, read_page
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 MIN_SHARE = 0.5  # of a line's digits; if it is sure of fewer, it must be sure of each.
-MIN_LIKELIHOOD = 0.65  # of digits, the mean over their ink, times min_confidence; else a drawing.
-CUT_POWER = 0.2  # A digit that was cut out of other ink must reach min_confidence**CUT_POWER.
+MIN_LIKELIHOOD = 0.55  # of digits, the mean over their ink, times min_confidence; else a drawing.
+CUT_POWER = 0.4  # A digit that was cut out of other ink must reach min_confidence**CUT_POWER.
 LINE_POWER = 7.0  # In a line of which half are sure, the others must reach min_confidence**7.
 MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
 

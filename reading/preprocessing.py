@@ -168,7 +168,7 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     starts, stops = (
         np.array([[getattr(s, end) for s in box] for box in boxes]) for end in ("start", "stop")
     )
-    at_edge = (starts == 0).any(axis=1) | (stops == ink.shape).any(axis=1)
+    at_edge = (starts <= 2).any(axis=1) | (np.subtract(ink.shape, stops) <= 2).any(axis=1)
     off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
     around = find_surroundings(labels, starts, stops, middles)
     scores = masses * (1 - OFF_COST * off) * np.where(at_edge, 0.5, 1) * ~around

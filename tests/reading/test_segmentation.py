@@ -147,6 +147,7 @@ def make_part(height=20, width=10, left=0, thickness=0.0):
 
 def test_a_digit_is_unlikely_if_it_is_wide_low_or_cut_out_of_thick_ink(digits):
     page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, None)
+    page.likelihood = lambda part: 1.0  # all of it is ink
 
     def score(*parts, digit=5):
         lattice = Lattice([], 20, page)
@@ -224,7 +225,7 @@ def test_the_work_for_a_line_grows_as_its_parts_do(digits):
 
 def scribble() -> Image.Image:
     image = Image.new("L", (300, 300), 255)
-    points = np.random.default_rng(0).uniform(40, 260, (40, 2))
+    points = np.random.default_rng(6).uniform(40, 260, (40, 2))
     ImageDraw.Draw(image).line([tuple(p) for p in points], fill=0, width=6)
     return image
 
