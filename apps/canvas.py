@@ -24,7 +24,9 @@ import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from inference import MNISTPredictor
+import numpy as np
+
+from inference import FoundDigit, MNISTPredictor
 from reading.image_io import to_grayscale
 from reading.preprocessing import to_image
 
@@ -34,6 +36,7 @@ try:
 except ImportError:  # the page needs neither
     anywidget = None
 
+MARGIN = 20  # pixels of paper around a drawing: a stroke at its edge may be one of a table
 MAX_BYTES = 2_000_000  # of a drawing, as a PNG: many times what one takes
 COMMAND = "python -m apps.canvas"
 
@@ -56,12 +59,12 @@ def read_drawing(predictor: MNISTPredictor, png: bytes) -> dict:
     """
     if not png.startswith(b"\x89PNG"):
         raise ValueError("not a PNG")
-    drawing = to_grayscale(png)[0]
+    drawing = np.pad(to_grayscale(png)[0], MARGIN, constant_values=1)
     try:
         lines = predictor.read(drawing)
     except ValueError:
         return {}  # no ink
-    answer = {"lines": [[found._asdict() for found in line] for line in lines]}
+    answer = {"lines": [[on_canvas(found) for found in line] for line in lines]}
     with contextlib.suppress(ValueError):  # what read finds in a corner, predict may not find
         if sum(map(len, lines)) == 1:
             buffer = io.BytesIO()
@@ -69,6 +72,11 @@ def read_drawing(predictor: MNISTPredictor, png: bytes) -> dict:
             seen = base64.b64encode(buffer.getvalue()).decode()
             answer["seen"] = f"data:image/png;base64,{seen}"
     return answer
+
+
+def on_canvas(found: FoundDigit) -> dict:
+    """Return a digit with its box in pixels of the canvas, without the margin."""
+    return found._replace(box=tuple(side - MARGIN for side in found.box))._asdict()
 
 
 if anywidget:
