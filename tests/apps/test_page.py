@@ -26,7 +26,7 @@ pytestmark = slow
 PICTURES = PROJECT_DIR / "outputs" / "browser"  # to be looked at
 BLANK = ["?", "draw", "a", "digit"]
 WIDTH, HEIGHT = 1120, 560  # of the canvas
-DRAWINGS = 600 if "SLOW" in os.environ else len(FORMS["digit"])
+DRAWINGS = 400 if "SLOW" in os.environ else len(FORMS["digit"])
 # Draws on the page's canvas, a list of strokes a drawing, and returns for each what the page says,
 # the ink on its canvas, and the pixels of the image that the network saw, in base64.
 REPLAY = """async (drawings) => {
