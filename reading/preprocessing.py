@@ -42,6 +42,7 @@ SHEET_EDGE = 1 / 16  # of its size, which is left out of the next look
 MIN_STRENGTH = 0.85  # how likely ink is in a digit, on average
 MIN_PART_MASS = 0.03  # of a part, as a share of that of the digit's largest
 MAX_GAP = 0.15  # between parts of a digit, as a share of its size
+EDGE = 2  # pixels; what is as near to the border may go on beyond it
 OFF_COST = 0.4  # how much less a component in a corner counts than one in the middle
 MIN_INNER = 0.25  # of the size of what is around a component, and how much
 MIN_AROUND = 0.75  # of all directions it is in
@@ -168,7 +169,7 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     starts, stops = (
         np.array([[getattr(s, end) for s in box] for box in boxes]) for end in ("start", "stop")
     )
-    at_edge = (starts <= 2).any(axis=1) | (np.subtract(ink.shape, stops) <= 2).any(axis=1)
+    at_edge = np.minimum(starts, ink.shape - stops).min(axis=1) <= EDGE
     off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
     around = find_surroundings(labels, starts, stops, middles)
     scores = masses * (1 - OFF_COST * off) * np.where(at_edge, 0.5, 1) * ~around

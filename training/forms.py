@@ -76,10 +76,14 @@ class Form(NamedTuple):
 
     def write(self, rng: Random) -> Strokes:
         """Return its strokes in a shaky hand, somewhere between its rows."""
-        share = rng.dirichlet(np.ones(len(self.points)))  # of each row
-        points = np.tensordot(share, self.points, 1)  # (P, 2)
+        points = self.mix(rng)
         points += rng.normal(0, SHAKE, points.shape)
         return self.trace(points, rng.uniform(0, MAX_ROUNDNESS) if self.kind == "digit" else 0.0)
+
+    def mix(self, rng: Random) -> np.ndarray:
+        """Return the points of all strokes, (P, 2), somewhere between its rows."""
+        share = rng.dirichlet(np.ones(len(self.points)))  # of each row
+        return np.tensordot(share, self.points, 1)
 
     def trace(self, points: np.ndarray, roundness: float) -> Strokes:
         """Return the strokes that its marks make of the points of all strokes, (P, 2)."""

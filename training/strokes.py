@@ -95,8 +95,7 @@ STRAIGHT = [form for form in FORMS["digit"] if not any(form.marks)]
 def with_ruler(rng: np.random.Generator) -> Segments:
     """Return a digit that is drawn with a ruler."""
     form = STRAIGHT[rng.integers(len(STRAIGHT))]
-    share = rng.dirichlet(np.ones(len(form.points)))
-    return unit(segments(form.trace(np.tensordot(share, form.points, 1), roundness=0.0)))
+    return unit(segments(form.trace(form.mix(rng), roundness=0.0)))
 
 
 # Signs beside digits, at their place and of their size where a digit is 1 high.

@@ -9,7 +9,6 @@ threads, it gives the same weights. A training that was interrupted goes on with
 
 import argparse
 import contextlib
-import functools
 import os
 import sys
 import time
@@ -299,7 +298,7 @@ def evaluate(network: InkNetwork, hands: Hands, arguments: argparse.Namespace) -
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line's arguments; SystemExit with code 2 where they make no sense."""
     parser = argparse.ArgumentParser(description="Train the network that finds the ink of digits.")
-    add = functools.partial(parser.add_argument)
+    add = parser.add_argument
     add("--scenes", type=int, default=250_000, help="how many to train on [%(default)s]")
     add("--seed", type=int, default=0, help="of the scenes and of the first weights [0]")
     add("--device", default="auto", help="cpu, cuda or mps; by default a GPU if there is one")
