@@ -68,7 +68,7 @@ def segments(strokes: Strokes) -> np.ndarray:
 class Form(NamedTuple):
     """One way to write a digit, a letter, a sign or a shape: rows of forms.txt."""
 
-    kind: str  # "digit", "letter", "sign", "shape", or "beside": what only stands beside digits
+    kind: str  # "digit", "letter", "foreign", "sign", "shape", or "beside": only beside digits
     name: str  # that of a digit begins with the digit
     marks: tuple[str, ...]  # of each stroke: "~" of a curve, "o" of an oval, "" of straight lines
     ends: tuple[int, ...]  # the number of points up to the end of each stroke

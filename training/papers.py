@@ -110,7 +110,7 @@ def lit(image: np.ndarray, rng: Random, easy: bool) -> np.ndarray:
     for _ in range(0 if easy and rng.random() < 0.6 else rng.choice([0, 0, 1, 2])):
         softness = log_uniform(rng, 0.003, 0.5)
         edge = (across(rng) - rng.uniform(-0.4, 0.4)) / softness
-        image = image * (1 - rng.uniform(0.05, 0.75) / (1 + np.exp(-edge.clip(-30, 30))))
+        image = image * (1 - rng.uniform(0.05, 0.8) / (1 + np.exp(-edge.clip(-30, 30))))
     if not easy and rng.random() < 0.2:
         x, y = rng.uniform(-0.3, 0.3, 2)
         far = (COLUMNS - x) ** 2 + (ROWS - y) ** 2

@@ -6,8 +6,8 @@
 
 A scene is drawn as a person would make it. Digits are written with a pen, among other things that
 are drawn or printed, on a paper; light falls on it, and a camera takes a picture. What the strokes
-of digits cover is known exactly: `training/train_ink.py` teaches a network to find it. In a
-quarter of the scenes there is no digit, and nothing to find.
+of digits cover is known exactly: `training/train_ink.py` teaches a network to find it. In one
+scene of six there is no digit, and nothing to find.
 """
 
 import functools
@@ -26,6 +26,7 @@ from training.papers import SIZE, Random, clouds, coverage, filled, lit, log_uni
 from training.strokes import SIGNS, Segments, digit_strokes, drawn, segments, unit, with_ruler
 
 FAT = 6  # pixels of a scene for each of its picture: strokes are one pixel or two
+DASHES = 100  # points of a line that may be dashed
 FEW_CELLS = 20  # digits; more are in no comb
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -114,9 +115,15 @@ class Sheet:
         sign = SIGNS[name] * self.rng.uniform(0.75, 1.25, 2)
         return self.write(sign, scale, x, y, self.other)
 
-    def ruler(self, points: list | np.ndarray, width: float, onto: list | None = None) -> None:
-        """Draw lines with a ruler, or a curve, from point to point."""
-        drawing = segments([np.asarray(points, float)])
+    def ruler(
+        self,
+        points: list | np.ndarray,
+        width: float,
+        onto: list | None = None,
+        dashed: bool = False,
+    ) -> None:
+        """Draw lines with a ruler, or a curve, from point to point, or every other one of them."""
+        drawing = segments([np.asarray(points, float)])[:: 1 + dashed]
         (self.other if onto is None else onto).append((drawing, np.full(len(drawing), width)))
 
     def bounds(self) -> Box:
@@ -163,6 +170,8 @@ def lines(
     rng = sheet.rng
     sheet.choose_pen(log_uniform(rng, *heights))
     height, tilt, gap = sheet.height, rng.normal(0, 0.04), rng.uniform(-0.1, 0.35)
+    if rng.random() < 0.2:  # as in a table
+        gap = log_uniform(rng, 0.35, 2.5)
     share = rng.uniform(0, share) if signs else 0
     y = rng.uniform(0, max(2, min(SIZE - 1.1 * height, 2 * height)))
     for _ in range(rng.integers(1, max_lines + 1)):
@@ -238,7 +247,7 @@ def form(sheet: Sheet) -> None:
     gap = rng.uniform(-0.05, 0.4) * sheet.height + sheet.pen
     rise = rng.normal(0, 0.03) * (right - left)
     width = max(sheet.pixel, log_uniform(rng, 0.01, 0.12) * sheet.height)
-    shape = rng.integers(9)
+    shape = rng.integers(10)
     if shape <= 2:
         box = [(left - gap, top - gap), (right + gap, top - gap + rise)]
         box += [(right + gap - rise, bottom + gap), (left - gap, bottom + gap - rise)]
@@ -248,15 +257,15 @@ def form(sheet: Sheet) -> None:
         for x in (box[2] + gap / 3 for box in sheet.boxes):
             sheet.ruler([(x, start), (x, bottom + gap)], width)
     elif shape in (3, 4, 5):  # a ring
-        wide, high = rng.uniform(0.1, 0.35) * sheet.height + gap, 0.15 * sheet.height + gap
+        wide, high = rng.uniform(0.02, 0.35) * sheet.height + gap, 0.15 * sheet.height + gap
         box = (left - wide, top - high, right - left + 2 * wide, bottom - top + 2 * high)
-        ring = oval(*box, rng.uniform(0, 360), rng.uniform(320, 380))
+        ring = oval(*box, rng.uniform(0, 360), rng.uniform(290, 390))
         sheet.ruler(ring, rng.choice([width, sheet.pen]))
     elif shape == 6:  # a bar beside or below
         x, y = right + gap + 3 * width, bottom + gap + 3 * width
         upright = rng.random() < 0.5
         sheet.ruler([(x, 0), (x, SIZE)] if upright else [(0, y), (SIZE, y)], 4 * width)
-    elif shape == 7:  # underlined
+    elif shape in (7, 8):  # underlined
         for y in bottom + gap * rng.uniform(0.8, 3, rng.integers(1, 3)):
             ends = [
                 (left - gap * rng.uniform(-1, 2), y),
@@ -273,12 +282,13 @@ def form(sheet: Sheet) -> None:
 def printed_lines(sheet: Sheet) -> None:
     """Level lines below and above that may touch the digits, as on cheques."""
     rng, (left, top, right, bottom) = sheet.rng, sheet.bounds()
-    width = max(sheet.pixel, log_uniform(rng, 0.5, 4))
+    width, dashed = max(sheet.pixel, log_uniform(rng, 0.5, 4)), rng.random() < 0.15
     left, right = (0, SIZE) if rng.random() < 0.6 else (left - 20, right + 20)
-    below, above = bottom + rng.normal(0.1, 0.15) * sheet.height, top - rng.uniform(-5, 20)
+    below, above = bottom + rng.normal(0, 0.15) * sheet.height, top - rng.uniform(-5, 20)
     for y, chance in ((below, 0.9), (above, 0.3)):
         if rng.random() < chance:
-            sheet.ruler([(left, y), (right, y + rng.normal(0, 4))], width)
+            points = np.linspace((left, y), (right, y + rng.normal(0, 4)), DASHES)
+            sheet.ruler(points, width, dashed=dashed)
 
 
 def print_words(sheet: Sheet) -> None:
@@ -310,7 +320,8 @@ def ruling(sheet: Sheet) -> None:
     lean, bow = rng.normal(0, rng.choice([0, 0.1, 0.3]), 2), rng.normal(0, rng.choice([0, 0.03]))
     step = log_uniform(rng, 8, 68)
     width, levels = max(0.5, step * rng.uniform(0.02, 0.1)), np.arange(-1.6, 1.6, 2 * step / SIZE)
-    t = np.linspace(-1.6, 1.6, 9 if bow else 2)
+    dashed = rng.random() < 0.15
+    t = np.linspace(-1.6, 1.6, DASHES if dashed else 9 if bow else 2)
     flat = [np.stack([t, np.full_like(t, level)], axis=1) for level in levels + rng.uniform(0, 0.2)]
     upright = [points[:, ::-1] for points in flat]
     margin = [upright[rng.integers(len(upright))]]
@@ -318,15 +329,24 @@ def ruling(sheet: Sheet) -> None:
         x, y = (points + bow * points[:, ::-1] ** 2).T
         x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
         depth = (1 + lean[0] * x + lean[1] * y).clip(0.3)
-        sheet.ruler((np.stack([x, y]) / depth).T * SIZE / 2 + SIZE / 2, width, sheet.faint)
+        sheet.ruler((np.stack([x, y]) / depth).T * SIZE / 2 + SIZE / 2, width, sheet.faint, dashed)
 
 
 def guilloche(sheet: Sheet) -> None:
-    """The fine curves of a cheque or a ticket."""
-    step, middle = log_uniform(sheet.rng, 4, 12), sheet.rng.uniform(-0.5, 1.5, 2) * SIZE
-    for size in np.arange(20, 1.5 * SIZE, 2 * step):
-        x, y = middle + sheet.rng.normal(0, 0.3, 2)
-        sheet.ruler(oval(x - size / 2, y - size, size, 2 * size), step * 0.15, sheet.faint)
+    """The fine curves of a cheque or a ticket: ovals, waves side by side, or both."""
+    rng, step = sheet.rng, log_uniform(sheet.rng, 4, 12)
+    shape, width = rng.integers(3), step * rng.uniform(0.1, 0.3)
+    if shape != 1:
+        middle = rng.uniform(-0.5, 1.5, 2) * SIZE
+        for size in np.arange(20, 1.5 * SIZE, 2 * step):
+            x, y = middle + rng.normal(0, 0.3, 2)
+            sheet.ruler(oval(x - size / 2, y - size, size, 2 * size), width, sheet.faint)
+    if shape != 0:
+        x = np.linspace(-0.2 * SIZE, 1.2 * SIZE, 25)
+        wave = rng.uniform(0, 2) * step * np.sin(x * rng.uniform(0.5, 8) / SIZE * math.pi)
+        rise = rng.normal(0, 0.3) * x
+        for y in np.arange(-0.5 * SIZE, 1.5 * SIZE, step):
+            sheet.ruler(np.stack([x, y + rise + wave], axis=1), width, sheet.faint)
 
 
 def show_through(sheet: Sheet) -> None:
@@ -356,22 +376,22 @@ class Kind(NamedTuple):
 
 
 PAPER = {specks: 0.15, show_through: 0.06, guilloche: 0.04, ruling: 0.1}
-CHEQUE = {printed_lines: 0.7, guilloche: 0.5, print_words: 0.2, specks: 0.1}
+CHEQUE = {printed_lines: 0.85, guilloche: 0.5, print_words: 0.2, specks: 0.1}
 amount = functools.partial(lines, heights=(20, 120), signs="..,,-=/_$€*(:", max_lines=2)
 page = functools.partial(lines, heights=(11, 32), signs="+-=x/().,:%", share=0.1)
 calculation = functools.partial(lines, heights=(14, 84), signs="".join(SIGNS), share=0.5)
 KINDS = {
-    "plain": Kind(38, digits, {}, 0.45, 0.5, table=0),
+    "plain": Kind(36, digits, {}, 0.45, 0.5, table=0),
     "sheet": Kind(7, digits, {}, 0.3, 0.3, table=1),
     "ruled": Kind(12, digits, PAPER | {ruling: 1, print_words: 0.1}),
     "form": Kind(15, digits, PAPER | {form: 1, printed_lines: 0.1, print_words: 0.3}, 0.2, 0.1),
-    "amount": Kind(16, amount, CHEQUE, 0.5),
+    "amount": Kind(22, amount, CHEQUE, 0.5),
     "calculation": Kind(6, calculation, PAPER, 0.2, 0.2),
     "page": Kind(6, page, PAPER | {print_words: 0.4, by_hand: 0.4, form: 0.1}, 0.0, 0.15),
     "outlined": Kind(5, outline, {}, 0.1, 0.3),
     # without a digit
-    "drawing": Kind(4, drawing, PAPER, 0.2, 0.3),
-    "words": Kind(3, words, PAPER | {print_words: 0.1}, 0.2, 0.2),
+    "drawing": Kind(6, drawing, PAPER, 0.2, 0.3),
+    "words": Kind(5, words, PAPER | {print_words: 0.1}, 0.2, 0.2),
     "print": Kind(3, nothing, PAPER | {print_words: 1, form: 0.3}, 0.2, 0.2),
     "texture": Kind(2, nothing, {}, 0.1),
     "photo": Kind(3, nothing, {}, 0.1),

@@ -182,6 +182,20 @@ def doodle(rng: Random) -> Strokes:
     return strokes
 
 
+def character(rng: Random) -> Strokes:
+    """Return strokes like those of a Chinese or Korean character: level, upright, boxes, rings."""
+    strokes = []
+    for _ in range(rng.integers(3, 9)):
+        x, y, wide, high = rng.uniform((0, 0, 0.3, 0.3), (0.7, 0.7, 0.9, 0.9))
+        across, down = line((x, y), (x + wide, y - 0.05)), line((x, y), (x, y + high))
+        box = line((x, y), (x + wide, y), (x + wide, y + high), (x, y + high), (x, y))
+        sweep = curve((x + wide, y), (x + 0.7 * wide, y + 0.6 * high), (x, y + high))
+        ring = oval(x, y, 0.7 * wide, 0.7 * high)
+        shapes = across, across, down, down, sweep, box, ring
+        strokes.append(shapes[rng.integers(len(shapes))])
+    return strokes
+
+
 def printed(rng: Random) -> np.ndarray:
     """Return up to five printed characters in a row, light to bold: ink, (H, W) in 0..1."""
     text = "".join(rng.choice(PRINTED, max(1, rng.integers(-1, 6))))
@@ -243,6 +257,8 @@ def pair(rng: Random, digits: np.ndarray) -> np.ndarray:
 
 STROKES = {
     "letters": glyph,
+    "foreign letters": functools.partial(written, kind="foreign"),
+    "characters": character,
     "signs": functools.partial(written, kind="sign"),
     "shapes": functools.partial(written, kind="shape"),
     "words": word,
@@ -253,14 +269,24 @@ STROKES = {
 }
 INKS = {"print": printed, "textures": texture, "spots": spots}
 RARE_KINDS = (
-    *("spots", "textures", "scribbles", "words"),
-    *("spots", "script", "doodles", "ruled lines"),
+    *("spots", "textures", "doodles", "words", "foreign letters"),
+    *("characters", "script", "doodles", "ruled lines", "foreign letters"),
 )
 # Letters and signs are the most frequent: they are where digits are read, and most like them.
 NON_DIGIT_KINDS = [
     kind
     for rare in RARE_KINDS
-    for kind in ("letters", "signs", "pairs", "shapes", "letters", "signs", "print", rare)
+    for kind in (
+        "letters",
+        "signs",
+        "pairs",
+        "shapes",
+        "letters",
+        "signs",
+        "print",
+        "scribbles",
+        rare,
+    )
 ]
 
 

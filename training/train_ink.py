@@ -299,7 +299,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line's arguments; SystemExit with code 2 where they make no sense."""
     parser = argparse.ArgumentParser(description="Train the network that finds the ink of digits.")
     add = parser.add_argument
-    add("--scenes", type=int, default=250_000, help="how many to train on [%(default)s]")
+    add("--scenes", type=int, default=400_000, help="how many to train on [%(default)s]")
     add("--seed", type=int, default=0, help="of the scenes and of the first weights [0]")
     add("--device", default="auto", help="cpu, cuda or mps; by default a GPU if there is one")
     add("--workers", type=int, help="processes that draw [one for two cores, or one a core]")
