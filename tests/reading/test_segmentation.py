@@ -310,8 +310,11 @@ def test_annotated_draws_boxes_into_the_picture(digits, tmp_path, capsys):
 
 
 def test_a_non_digit_is_named_as_such_and_guessed_when_asked(tmp_path, capsys):
-    path = tmp_path / "scribble.png"
-    scribble().save(path)
+    path = tmp_path / "letter.png"
+    letter = Image.new("L", (300, 300), 255)
+    ImageDraw.Draw(letter).line([(80, 250), (150, 50), (220, 250)], fill=0, width=12)
+    ImageDraw.Draw(letter).line([(105, 180), (195, 180)], fill=0, width=12)
+    letter.save(path)
     assert main([str(path)]) == 0
     assert capsys.readouterr().out == f"{path}: no digit\n"
     assert main(["--guess", str(path)]) == 0
