@@ -21,6 +21,7 @@ from reading.ink import (
     flat_ink,
     resize,
     resize_to,
+    stretch,
     threshold_ink,
 )
 
@@ -184,7 +185,7 @@ def open_rings(ink: np.ndarray, gray: np.ndarray) -> np.ndarray:
 
     It fills the strokes of outlined digits, and all of them. A ring is filled here and there.
     """
-    strokes = np.where(flat_ink(gray) > 0.5, ink, 0)
+    strokes = np.where(flat_ink(stretch(gray)) > 0.5, ink, 0)
     n_filled = (ink > 0.5).sum() - (strokes > 0.5).sum()
     ringed = n_filled and find_surroundings(find_components(strokes)).any()
     return strokes if ringed and n_filled < MAX_FILLED * (ink > 0.5).sum() else ink
