@@ -448,7 +448,7 @@ def test_help_names_every_setting_with_its_default_and_no_machine_s_folders(caps
     for field in dataclasses.fields(Settings):
         assert f"--{field.name.replace('_', '-')}" in out
         assert field.metadata["help"] in out
-    for default in ("[25]", "[0]", "[0.1]", "[True]", "[data]", "[outputs]"):
+    for default in ("[25]", "[0]", "[0.2]", "[True]", "[data]", "[outputs]"):
         assert default in out
     assert "default:" not in out
     assert str(PROJECT_DIR) not in out
@@ -600,4 +600,4 @@ def test_a_progress_bar_is_shown_on_a_terminal():
             break
     os.close(ours)
     assert done.wait() == 0
-    assert b"/96 [" in shown
+    assert b"/108 [" in shown

@@ -83,7 +83,7 @@ def test_every_row_of_the_table_is_read_and_drawn():
     rows = [row for row in table.splitlines() if row and row[0] != "#"]
     every_form = [form for kind in FORMS.values() for form in kind]
     assert sum(len(form.points) for form in every_form) == len(rows) > 250
-    assert set(FORMS) == {"digit", "letter", "sign", "shape", "beside"}
+    assert set(FORMS) == {"digit", "letter", "foreign", "sign", "shape", "beside"}
     assert not {form.name for form in FORMS["sign"]} & {form.name for form in FORMS["beside"]}
     for form in every_form:
         assert len(form.marks) == len(form.ends) and form.ends[-1] == form.points.shape[1]
