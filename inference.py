@@ -87,7 +87,7 @@ class MNISTPredictor:
         checkpoint: a file that train.py wrote; by default the weights that ship.
         device: where the network runs, such as "cpu", "cuda" or "mps".
         min_confidence: 0..1; `read` leaves out what the network is less sure of. By default the
-            checkpoint's own, which 99.5% of other people's digits reach.
+            checkpoint's own, which 99.5% of digits like MNIST's reach.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.

@@ -186,9 +186,10 @@ def open_rings(ink: np.ndarray, gray: np.ndarray) -> np.ndarray:
     It fills the strokes of outlined digits, and all of them. A ring is filled here and there.
     """
     strokes = np.where(flat_ink(stretch(gray)) > 0.5, ink, 0)
-    n_filled = (ink > 0.5).sum() - (strokes > 0.5).sum()
-    ringed = n_filled and find_surroundings(find_components(strokes)).any()
-    return strokes if ringed and n_filled < MAX_FILLED * (ink > 0.5).sum() else ink
+    n_ink, n_strokes = (ink > 0.5).sum(), (strokes > 0.5).sum()
+    if not 0 < n_ink - n_strokes < MAX_FILLED * n_ink:
+        return ink
+    return strokes if find_surroundings(find_components(strokes)).any() else ink
 
 
 def choose_digit(ink: np.ndarray) -> np.ndarray:
