@@ -9,6 +9,7 @@ const STROKE_WIDTHS = [2.0, 3.6];  // pixels, minimum and maximum of most of MNI
 const WEAK = 0.3;  // ink below it does not count for the size of a digit
 const FAINT = 0.2; // nor does ink below this, once it is drawn anew
 const REDUCING_GAP = 1.5;  // a resize may start with plain averages, as long as so much is left
+const SOFT = 1 / 6;  // what a pixel takes of each one beside it
 const BLOCK = 4;   // pixels, both ways, of the blocks in which digits are found
 // Parts of a digit lie one above the other: a 5 and its hat.
 const MIN_OVERLAP = 0.6;  // across, as a share of the narrower part
@@ -217,7 +218,20 @@ function drawAsMnist(ink) {
   for (let i = 0; i < fine.data.length; i++) {
     fine.data[i] = Math.min(Math.max(fine.data[i], 0), 1);
   }
-  return center(crop(fine, FAINT, 0));
+  return soften(center(crop(fine, FAINT, 0)));
+}
+
+// Blurs the edges of strokes: a pen's and a camera's differ, and tell no digit.
+function soften(pixels) {
+  for (const step of [1, SIDE]) {
+    pixels = pixels.map((value, i) => {
+      const place = Math.trunc(i / step) % SIDE;  // along the row, or along the column
+      const before = place > 0 ? pixels[i - step] : 0;
+      const after = place < SIDE - 1 ? pixels[i + step] : 0;
+      return SOFT * (before + after) + (1 - 2 * SOFT) * value;
+    });
+  }
+  return pixels;
 }
 
 // Averages fine ink down to 28x28 pixels, with its center of mass at (14, 14).

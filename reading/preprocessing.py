@@ -52,6 +52,7 @@ MIN_INNER = 0.25  # of the size of what is around a component, and how much
 MIN_AROUND = 0.75  # of all directions it is in
 MAX_FILLED = 0.35  # of the ink where nothing is drawn; a digit has more if only its outline is
 FINE = 5  # strokes are drawn at so many times the resolution of MNIST
+SOFT = (1 / 6, 2 / 3, 1 / 6)  # what a pixel takes of those beside it, and of itself
 PLACES = np.indices(SHAPE).reshape(2, -1) - 14.0  # from MNIST's middle
 MOMENTS = np.stack([np.ones(IMAGE_SIZE**2), *PLACES], axis=1).astype(np.float32)  # (784, 3)
 
@@ -126,8 +127,8 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
         return gray
     if max(gray.shape) <= FEW_PIXELS:
         ink = threshold_ink(gray)
-        return draw_as_mnist(unstretch(ink[bounding_box(ink > 0.5)], ink.shape), small=True)
-    return draw_as_mnist(*find_digit(gray))
+        return soften(draw_as_mnist(unstretch(ink[bounding_box(ink > 0.5)], ink.shape), small=True))
+    return soften(draw_as_mnist(*find_digit(gray)))
 
 
 def find_digit(gray: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -263,6 +264,13 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
         fine = 0.5 + (grow * FINE - edge) / FINE
     fine = np.clip(fine, 0, 1)
     return center(fine[bounding_box(fine > 0.2, margin=0)])
+
+
+def soften(image: np.ndarray) -> np.ndarray:
+    """Blur the edges of strokes, (28, 28): a pen's and a camera's differ, and tell no digit."""
+    for axis in (0, 1):
+        image = scipy.ndimage.correlate1d(image, SOFT, axis, mode="constant")
+    return image
 
 
 def unstretch(ink: np.ndarray, picture: tuple[int, int]) -> np.ndarray:

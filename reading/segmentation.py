@@ -18,7 +18,7 @@ import torch
 from model import normalize
 from reading.image_io import WHITE
 from reading.ink import NEIGHBOURS, find_ink, resize_to
-from reading.preprocessing import SMALL_DIGIT, draw_as_mnist
+from reading.preprocessing import SMALL_DIGIT, draw_as_mnist, soften
 
 # Chosen on pictures of numbers and pages (benchmarks/whole_numbers.py). Pairs are the minimum and
 # the maximum. Costs are in nats: they are compared with the logarithm of the confidence.
@@ -60,13 +60,20 @@ class Candidate(NamedTuple):
     score: float  # how likely it is by its looks and its shape, in nats
 
 
+class Line(NamedTuple):
+    """A line of a picture."""
+
+    digits: list[Candidate]  # from left to right; of some the network may be unsure
+    ink: int  # pixels, with what is no digit
+
+
 class Costs(NamedTuple):
     """What a way to read a line costs, in nats: compared with the logarithm of probabilities."""
 
     cut: float  # through as much ink as a digit is high
     skip: float  # a part as high as a digit
     wide: float  # a digit twice as wide as high, which may be two
-    low: float  # a digit whose height is 1/e of the typical height,
+    low: float  # a digit but 0 whose height is 1/e of the typical height,
     low_one: float  # and a 1: a comma may be read as one, and a piece of a digit
     join: float  # each component of a digit but the first
 
@@ -117,14 +124,14 @@ class Page:
         return part in self.readings and self.readings[part].confidence > SURE
 
     def draw(self, part: Part) -> np.ndarray:
-        """Draw a part as MNIST draws a digit, without its neighbours: (28, 28) in 0..1."""
+        """Draw a part as the network reads it, without its neighbours: (28, 28) in 0..1."""
         margin = 2  # pixels; no soft edge is wider
         top, left = max(0, part.top - margin), max(0, part.left - margin)
         ink = self.ink[top : part.bottom + margin, left : part.right + margin]
         mask = paste([part], top, left, ink.shape)
         near = scipy.ndimage.binary_dilation(mask, iterations=margin)
         ink = np.where(near & ((ink <= 0.5) | mask), ink, 0)
-        return draw_as_mnist(ink, self.zoom * max(part.mask.shape) < SMALL_DIGIT)
+        return soften(draw_as_mnist(ink, self.zoom * max(part.mask.shape) < SMALL_DIGIT))
 
     def likelihood(self, part: Part) -> float:
         """Return how likely a part is ink, 0..1."""
@@ -330,13 +337,15 @@ class Lattice:
     def features(self, i: int, j: int) -> Costs:
         """Return how much of each cost a run has if it is read as a digit."""
         whole = self.runs[i, j]
-        low = max(0.0, math.log(self.height / whole.height))
+        digit = self.page.readings[whole].digit
+        # Many write a 0 smaller than other digits.
+        low = max(0.0, math.log(self.height / whole.height)) if digit else 0.0
         return Costs(
             cut=self.parts[i].thickness / self.height,
             skip=0.0,
             wide=max(0.0, whole.width / whole.height - 1),
             low=low,
-            low_one=low * (self.page.readings[whole].digit == 1),
+            low_one=low * (digit == 1),
             join=sum(not part.thickness for part in self.parts[i + 1 : j]),
         )
 
@@ -436,10 +445,8 @@ def read_lattices(gray: np.ndarray, classify: Classify) -> list[Lattice]:
     return lattices
 
 
-def read_page(gray: np.ndarray, classify: Classify) -> list[list[Candidate]]:
-    """Find the digits of a picture, gray values (H, W) in 0..1.
-
-    Returns the lines from top to bottom, each with its digits from left to right. Digits of which
-    the network is unsure are among them.
-    """
-    return [lattice.digits() for lattice in read_lattices(gray, classify)]
+def read_page(gray: np.ndarray, classify: Classify) -> list[Line]:
+    """Find the lines of a picture, gray values (H, W) in 0..1, from top to bottom."""
+    lattices = read_lattices(gray, classify)
+    inks = [sum(int(part.mask.sum()) for part in lattice.parts) for lattice in lattices]
+    return [Line(lattice.digits(), ink) for lattice, ink in zip(lattices, inks, strict=True)]

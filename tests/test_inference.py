@@ -25,7 +25,7 @@ from benchmarks.photographs import KINDS, photographs
 from inference import MNISTPredictor, Prediction
 from model import normalize
 from reading import loading
-from reading.segmentation import Candidate
+from reading.segmentation import Candidate, Line
 from training.data import PROJECT_DIR, load_mnist, load_sample
 
 
@@ -522,7 +522,11 @@ def test_a_number_of_which_half_is_sure_is_read(monkeypatch, predictor):
     def read_page(gray, classify):
         found = [Prediction(i, c, ()) for i, c in enumerate(confidences[:n])]
         place = {"box": (0, 0, 1, 1), "starts_number": False, "ink": 1}
-        return [[Candidate(p, p.confidence, **place, score=math.log(p.confidence)) for p in found]]
+        scores = [math.log(p.confidence) for p in found]
+        digits = [
+            Candidate(p, p.confidence, **place, score=s) for p, s in zip(found, scores, strict=True)
+        ]
+        return [Line(digits, ink=n)]
 
     monkeypatch.setattr(inference, "read_page", read_page)
     image, strict = np.zeros((9, 9)), MNISTPredictor(min_confidence=0.9)

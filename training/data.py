@@ -200,6 +200,8 @@ JOINS = 0.08  # a stroke that goes on to the next digit
 BREAKS = 0.08  # a gap in the strokes
 FILLED = 0.04  # small loops full of ink
 PENS = 0.2  # thinner or thicker strokes
+MAX_SOFT = 0.5  # of each pixel that may be the mean around it: edges differ, and tell no digit
+BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16  # weights of that mean
 NEIGHBOUR_SHIFTS = (14, 20)  # pixels to the side; MNIST's digits are at most 20 px wide
 MAX_THINNER = 0.6  # of a pixel on each side, so that hairlines stay
 MAX_DROP = 4  # pixels that a neighbour is higher or lower
@@ -223,8 +225,8 @@ def augment(
     how strongly, 0..1, where 1 means by the greatest amounts. Returns float32 pixel values 0..255,
     (N, 1, 28, 28).
     """
-    images = images.unsqueeze(1).float()
-    return distort(add_context(images, generator, strength), generator, strength)
+    images = add_context(images.unsqueeze(1).float(), generator, strength)
+    return soften(distort(images, generator, strength), generator)
 
 
 def distort(images: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
@@ -245,7 +247,15 @@ def distort(images: torch.Tensor, generator: torch.Generator, strength: float) -
     grid = matrix.view(2 * n, 3) @ torch.stack([x, y, torch.ones_like(x)])  # (2n, 784)
     grid = grid.view(n, 2, IMAGE_SIZE, IMAGE_SIZE)
     # Where each pixel was: x and y, which run from -1 to 1 across the image, (n, 28, 28, 2).
-    return F.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
+    grid = grid.permute(0, 2, 3, 1)
+    # Bilinear interpolation would blur every image, and no network would know sharp ones.
+    return F.grid_sample(images, grid, mode="bicubic", align_corners=False).clamp(0, 255)
+
+
+def soften(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Blur each image, (N, 1, 28, 28), a little or not at all."""
+    blurred = F.conv2d(images, BLUR.to(images).view(1, 1, 3, 3), padding=1)
+    return images.lerp(blurred, uniform(len(images), 0, MAX_SOFT, generator).view(-1, 1, 1, 1))
 
 
 def add_context(images: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:

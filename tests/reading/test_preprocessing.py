@@ -145,7 +145,7 @@ def test_light_ink_that_hangs_on_to_dark_ink_is_followed(predictor):
     pen.line([(192, 85), (180, 250)], fill=40, width=16)
     assert predictor.predict(sheet).digit == 9
     rows = seen(sheet)[4:14]
-    assert (rows[:, :13].max(axis=0) > 0.8).sum() >= 4
+    assert (rows[:, :13].max(axis=0) > 0.6).sum() >= 4
 
 
 def test_a_five_far_below_its_hat_is_seen_whole():

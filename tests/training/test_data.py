@@ -304,6 +304,22 @@ def test_distortion_moves_digits_a_little_and_keeps_their_ink():
         assert ink.min() > least and ink.max() < most
 
 
+def sharpness(images):
+    """How much of what changes over two pixels changes over one."""
+    near, far = images[..., 1:] - images[..., :-1], images[..., 2:] - images[..., :-2]
+    return float((near**2).mean() / (far**2).mean())
+
+
+def test_a_batch_has_digits_as_sharp_as_mnists_and_blurred_ones():
+    images = load_sample(train=False).images.unsqueeze(1).float()
+    kept = data.distort(images, seeded(), 1 / 3)
+    assert sharpness(kept) > 0.91 * sharpness(images)  # bilinear interpolation leaves 0.88
+    softened = data.soften(images, seeded())
+    both = zip(softened, images, strict=True)
+    each = [sharpness(after) / sharpness(before) for after, before in both]
+    assert min(each) < 0.93 and max(each) > 0.99
+
+
 def test_what_surrounds_a_digit_is_added_and_what_pens_do_is_done():
     images = load_sample(train=False).images[:200].unsqueeze(1).float()
     ink = images.flatten(1).sum(1)
