@@ -51,7 +51,7 @@ from reading.segmentation import Box, Candidate, read_page
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 MIN_SHARE = 0.5  # of a line's digits; if it is sure of fewer, it must be sure of each.
-MIN_LIKELIHOOD = 0.85  # of all ink to be digits, on average, times min_confidence; else a drawing.
+MIN_LIKELIHOOD = 0.75  # of all ink to be digits, on average, times min_confidence; else a drawing.
 SURE_POWER = 0.5  # A digit of a picture must reach min_confidence**0.5: parts of anything are read.
 LINE_POWER = 3.0  # In a line of which half are sure, the others must reach min_confidence**3.
 MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
@@ -86,8 +86,8 @@ class MNISTPredictor:
     Args:
         checkpoint: a file that train.py wrote; by default the weights that ship.
         device: where the network runs, such as "cpu", "cuda" or "mps".
-        min_confidence: 0..1; `read` leaves out what the network is less sure of. By default the
-            checkpoint's own, which 99.5% of digits like MNIST's reach.
+        min_confidence: 0..1; `read` leaves out what the network is less sure of than its square
+            root. By default the checkpoint's own, which 99.5% of digits like MNIST's reach.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
