@@ -44,7 +44,7 @@ def option(default: float | bool | str, about: str, *bounds: float) -> dataclass
 class Settings:
     """The settings of a run. Raises ValueError for one out of range."""
 
-    # Misses of 10,000 test digits: 3 epochs 76, 25 epochs 41, 60 epochs 37. All such figures are
+    # Misses of 10,000 test digits: 3 epochs 69, 25 epochs 45, 60 epochs 39. All such figures are
     # from benchmarks/accuracy.md.
     epochs: int = option(25, "times to show every training digit", 1, 10**6)
     # 256 at rate 0.1 misses 66, 128 at 0.05 takes twice the steps and misses 65.
