@@ -41,7 +41,7 @@ from strangers import digits_of_scikit_learn, pictures_in, rows_of_table  # noqa
 from inference import MNISTPredictor  # noqa: E402
 from model import IMAGE_SIZE  # noqa: E402
 from reading.ink import bounding_box, find_ink, resize_to  # noqa: E402
-from reading.preprocessing import draw_as_mnist, preprocess, soften, to_image  # noqa: E402
+from reading.preprocessing import draw_as_mnist, preprocess, to_image  # noqa: E402
 from train import evaluate  # noqa: E402
 from training.data import Digits, load_mnist  # noqa: E402
 
@@ -107,11 +107,8 @@ def amounts(folder: Path, last: bool) -> Seen:
             x, y, width, height = (ENLARGED * int(side) for side in box.split(","))
             part = ink[y : y + height, x : x + width]
             found = (part > 0.5).any()
-            if not found:
-                yield None, int(digit)
-                continue
-            drawn = soften(draw_as_mnist(part[bounding_box(part > 0.5)], small=False))
-            yield (255 * drawn).round().astype(np.uint8), int(digit)
+            drawn = draw_as_mnist(part[bounding_box(part > 0.5)], small=False) if found else None
+            yield None if drawn is None else (255 * drawn).round().astype(np.uint8), int(digit)
 
 
 def letters(last: bool) -> Seen:

@@ -127,8 +127,8 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
         return gray
     if max(gray.shape) <= FEW_PIXELS:
         ink = threshold_ink(gray)
-        return soften(draw_as_mnist(unstretch(ink[bounding_box(ink > 0.5)], ink.shape), small=True))
-    return soften(draw_as_mnist(*find_digit(gray)))
+        return draw_as_mnist(unstretch(ink[bounding_box(ink > 0.5)], ink.shape), small=True)
+    return draw_as_mnist(*find_digit(gray))
 
 
 def find_digit(gray: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -239,6 +239,17 @@ def find_surroundings(components: Components) -> np.ndarray:
 
 
 def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
+    """Draw cropped ink, (H, W), as MNIST does, but softer: (28, 28) in 0..1.
+
+    The edges of pens and of cameras differ, and tell no digit.
+    """
+    image = draw_sharply(ink, small)
+    for axis in (0, 1):
+        image = scipy.ndimage.correlate1d(image, SOFT, axis, mode="constant")
+    return image
+
+
+def draw_sharply(ink: np.ndarray, small: bool) -> np.ndarray:
     """Draw cropped ink, (H, W), as MNIST does: (28, 28) in 0..1.
 
     The aspect is kept, the longer side is 20 px, and the centre of mass is in the middle (LeCun et
@@ -264,13 +275,6 @@ def draw_as_mnist(ink: np.ndarray, small: bool) -> np.ndarray:
         fine = 0.5 + (grow * FINE - edge) / FINE
     fine = np.clip(fine, 0, 1)
     return center(fine[bounding_box(fine > 0.2, margin=0)])
-
-
-def soften(image: np.ndarray) -> np.ndarray:
-    """Blur the edges of strokes, (28, 28): a pen's and a camera's differ, and tell no digit."""
-    for axis in (0, 1):
-        image = scipy.ndimage.correlate1d(image, SOFT, axis, mode="constant")
-    return image
 
 
 def unstretch(ink: np.ndarray, picture: tuple[int, int]) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch
 from model import normalize
 from reading.image_io import WHITE
 from reading.ink import NEIGHBOURS, find_ink, resize_to
-from reading.preprocessing import SMALL_DIGIT, draw_as_mnist, soften
+from reading.preprocessing import SMALL_DIGIT, draw_as_mnist
 
 # Chosen on pictures of numbers and pages (benchmarks/whole_numbers.py). Pairs are the minimum and
 # the maximum. Costs are in nats: they are compared with the logarithm of the confidence.
@@ -131,7 +131,7 @@ class Page:
         mask = paste([part], top, left, ink.shape)
         near = scipy.ndimage.binary_dilation(mask, iterations=margin)
         ink = np.where(near & ((ink <= 0.5) | mask), ink, 0)
-        return soften(draw_as_mnist(ink, self.zoom * max(part.mask.shape) < SMALL_DIGIT))
+        return draw_as_mnist(ink, self.zoom * max(part.mask.shape) < SMALL_DIGIT)
 
     def likelihood(self, part: Part) -> float:
         """Return how likely a part is ink, 0..1."""

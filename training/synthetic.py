@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model import IMAGE_SIZE
 from reading.ink import bounding_box
-from reading.preprocessing import BOX_SIZE, MAX_SMALL_WIDTH, STROKE_WIDTHS, draw_as_mnist
+from reading.preprocessing import BOX_SIZE, MAX_SMALL_WIDTH, STROKE_WIDTHS, draw_sharply
 from training.data import Digits
 from training.forms import FORMS, Random, Strokes, curve, line, oval, segments
 
@@ -77,7 +77,7 @@ def enlarged_pen(pen: float, size: float) -> float:
 
     Takes the pen's width at a digit, 20 px high. What is smaller is enlarged to 20 px with its
     strokes, and what is larger becomes small. Then they are thinned, or widened, as
-    `draw_as_mnist` does it. So a dot fills the box, and a minus sign is a bar.
+    `draw_sharply` does it. So a dot fills the box, and a minus sign is a bar.
     """
     width = pen * BOX_SIZE / (size * (BOX_SIZE - pen) + pen)
     grow = (np.clip(width, STROKE_WIDTHS[0], MAX_SMALL_WIDTH) - width) / 2
@@ -306,7 +306,7 @@ def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
         else:
             ink = cut_margins(inks[kind](rng)).astype(np.float32)
             # Half of them are drawn as small pictures are, whose shape is in gray.
-            drawn[i] = (255 * draw_as_mnist(ink, small=rng.random() < 0.5)).round()
+            drawn[i] = (255 * draw_sharply(ink, small=rng.random() < 0.5)).round()
     return torch.from_numpy(drawn)
 
 

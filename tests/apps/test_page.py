@@ -13,7 +13,7 @@ from apps import page as apps_page
 from inference import MNISTPredictor
 from model import MNISTClassifier, normalize
 from reading.checkpoint import load_checkpoint, save_checkpoint
-from reading.preprocessing import draw_as_mnist, soften
+from reading.preprocessing import draw_as_mnist
 from training.data import PROJECT_DIR, load_mnist, load_sample
 from training.forms import FORMS
 from training.plots import occlude
@@ -216,7 +216,7 @@ def test_drawings_become_the_pixels_that_python_makes_of_their_ink(open_page):
             ink = (255 - decode(answer["ink"], *answer["shape"])).astype(np.float32) / 255
             rows, columns = (np.flatnonzero((ink > 0.3).any(axis=axis)) for axis in (1, 0))
             box = [slice(max(0, side[0] - 1), side[-1] + 2) for side in (rows, columns)]
-            pixels = soften(draw_as_mnist(ink[tuple(box)], small=False))
+            pixels = draw_as_mnist(ink[tuple(box)], small=False)
             off.append(np.abs(decode(answer["seen"], 28, 28) - 255 * pixels).max())
             seen = normalize(torch.from_numpy(255 * pixels).unsqueeze(0))
             same += int(answer["said"]) == predictor.classify(seen)[0].digit

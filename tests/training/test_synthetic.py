@@ -13,7 +13,7 @@ from reading.preprocessing import (
     BOX_SIZE,
     FINE,
     STROKE_WIDTHS,
-    draw_as_mnist,
+    draw_sharply,
     is_mnist_like,
     stroke_widths,
 )
@@ -177,7 +177,7 @@ def test_a_small_mark_is_drawn_as_the_reading_path_draws_it():
         y, x = np.mgrid[:fine, : 2 * fine] / fine - 0.5
         distance = np.hypot(np.maximum(abs(x - length / 2) - length / 2, 0), y)
         ink = ((pen / 2 - distance) * fine + 0.5).clip(0, 1).astype(np.float32)
-        seen = draw_as_mnist(ink[bounding_box(ink > 0.5, margin=0)], small=True) > 0.5
+        seen = draw_sharply(ink[bounding_box(ink > 0.5, margin=0)], small=True) > 0.5
         for axis in (0, 1):
             extent = np.mean([mask.any(axis=axis).sum() for mask in drawn])
             assert abs(extent - seen.any(axis=axis).sum()) < 3, length
