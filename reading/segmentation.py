@@ -41,6 +41,7 @@ MAX_CUTS = 2.5  # of a part that is as wide as it is high
 NUMBER_GAP = 0.6  # between numbers of a line, in heights, more than the usual gap of its digits,
 MAX_USUAL_GAP = 1.0  # which is larger only where the digits are numbers of their own
 MIN_SIGN = 0.3  # of a part that is no digit, in heights; a smaller one is a point, a comma or dust
+MAX_SLOPE = 0.3  # of a line
 MIN_INK = 0.05  # between two cuts, as a share of the square of the height
 STEP_COST = 0.1  # of a cut's step to the side, in pixels of ink
 
@@ -76,9 +77,10 @@ class Costs(NamedTuple):
     low: float  # a digit but 0 whose height is 1/e of the typical height,
     low_one: float  # and a 1: a comma may be read as one, and a piece of a digit
     join: float  # each component of a digit but the first
+    off: float  # a digit whose middle is as far from the middle of the line as it is high
 
 
-COSTS = Costs(cut=3.2, skip=1.8, wide=0.69, low=0.63, low_one=0.5, join=0.78)
+COSTS = Costs(cut=3.2, skip=1.8, wide=0.69, low=0.63, low_one=0.5, join=0.78, off=1.5)
 
 
 class Part:
@@ -93,11 +95,10 @@ class Part:
 
 
 class Page:
-    """A picture as ink, (H, W), its parts, and what the network reads in them."""
+    """The ink of a picture, (H, W), its parts, and what the network reads in them."""
 
-    def __init__(self, gray: np.ndarray, classify: Classify) -> None:
-        self.ink = find_page_ink(gray)
-        self.zoom = max(gray.shape) / max(self.ink.shape)  # the ink is so many times smaller
+    def __init__(self, ink: np.ndarray, zoom: float, classify: Classify | None = None) -> None:
+        self.ink, self.zoom = ink, zoom  # it is so many times smaller than the picture
         self.parts = self.find_parts()
         self.classify, self.readings = classify, {}
 
@@ -212,6 +213,16 @@ def find_slope(parts: list[Part]) -> float:
     return float(np.median(slopes)) if len(slopes) > 2 else 0.0
 
 
+def find_middle(parts: list[Part], height: float) -> tuple[float, float]:
+    """Return the slope of the line through the middles of digits, and where it begins."""
+    large = [part for part in parts if part.height > 0.6 * height] or parts
+    y, x = np.array([part.middle for part in large]).T
+    slope = 0.0
+    if len(large) > 2 and np.ptp(x) > height:
+        slope = float(np.polyfit(x, y, 1)[0].clip(-MAX_SLOPE, MAX_SLOPE))
+    return slope, float(np.median(y - slope * x))
+
+
 def distance(a: Part, b: Part) -> int:
     """Return how far two boxes are apart, in the direction in which they are further apart."""
     beside = max(a.left, b.left) - min(a.right, b.right)
@@ -315,6 +326,7 @@ class Lattice:
             wide = part.width > (0.9 if part in self.settled else 0.5) * height
             whole = hasty or not wide or part.height < HEIGHTS[0] * height
             self.parts += [part] if whole else cut(part, height)
+        self.slope, self.level = find_middle(self.parts, height)
         self.runs: dict[tuple[int, int], Part] = {}  # from a part to before another
         max_parts = 1 if hasty else MAX_PARTS
         for i in range(len(self.parts)):
@@ -340,6 +352,7 @@ class Lattice:
         digit = self.page.readings[whole].digit
         # Many write a 0 smaller than other digits.
         low = max(0.0, math.log(self.height / whole.height)) if digit else 0.0
+        y, x = whole.middle
         return Costs(
             cut=self.parts[i].thickness / self.height,
             skip=0.0,
@@ -347,6 +360,7 @@ class Lattice:
             low=low,
             low_one=low * (digit == 1),
             join=sum(not part.thickness for part in self.parts[i + 1 : j]),
+            off=abs(y - self.slope * x - self.level) / self.height,
         )
 
     def skipped(self, part: Part) -> float:
@@ -439,7 +453,8 @@ def read_parts(page: Page) -> bool:
 
 def read_lattices(gray: np.ndarray, classify: Classify) -> list[Lattice]:
     """Find the lines of a picture, gray values (H, W) in 0..1, with all their runs read."""
-    page = Page(gray, classify)
+    ink = find_page_ink(gray)
+    page = Page(ink, max(gray.shape) / max(ink.shape), classify)
     lattices = find_lattices(page) if read_parts(page) else []
     page.read(whole for lattice in lattices for whole in lattice.runs.values())
     return lattices

@@ -121,7 +121,7 @@ def test_the_training_loss_is_the_mean_of_the_digits_alone():
 def test_a_network_that_was_shown_non_digits_is_unsure_of_them(trained):
     model, history = trained
     test = load_sample(False)
-    none = draw_non_digits(500, 1, test.images)
+    none = draw_non_digits(500, 1)
     known, unknown = (
         evaluate(model, Digits(images, torch.zeros(len(images), dtype=torch.long)))
         .probabilities.amax(dim=1)

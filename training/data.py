@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from model import IMAGE_SIZE, normalize
+from reading.preprocessing import SOFT
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -200,8 +201,6 @@ JOINS = 0.08  # a stroke that goes on to the next digit
 BREAKS = 0.08  # a gap in the strokes
 FILLED = 0.04  # small loops full of ink
 PENS = 0.2  # thinner or thicker strokes
-MAX_SOFT = 0.5  # of each pixel that may be the mean around it: edges differ, and tell no digit
-BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16  # weights of that mean
 NEIGHBOUR_SHIFTS = (14, 20)  # pixels to the side; MNIST's digits are at most 20 px wide
 MAX_THINNER = 0.6  # of a pixel on each side, so that hairlines stay
 MAX_DROP = 4  # pixels that a neighbour is higher or lower
@@ -253,9 +252,10 @@ def distort(images: torch.Tensor, generator: torch.Generator, strength: float) -
 
 
 def soften(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Blur each image, (N, 1, 28, 28), a little or not at all."""
-    blurred = F.conv2d(images, BLUR.to(images).view(1, 1, 3, 3), padding=1)
-    return images.lerp(blurred, uniform(len(images), 0, MAX_SOFT, generator).view(-1, 1, 1, 1))
+    """Soften each image, (N, 1, 28, 28), as reading does, or less, or not at all."""
+    weights = torch.tensor(SOFT).to(images)
+    softened = F.conv2d(images, weights.outer(weights).view(1, 1, 3, 3), padding=1)
+    return images.lerp(softened, uniform(len(images), 0, 1, generator).view(-1, 1, 1, 1))
 
 
 def add_context(images: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:

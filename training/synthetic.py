@@ -1,13 +1,13 @@
 """Synthetic training images: digits in ways of writing that MNIST lacks, and non-digits.
 
     images, labels = draw_handwriting(6000, seed=0)
-    images = draw_non_digits(6000, seed=0, images=digits.images)
+    images = draw_non_digits(6000, seed=0)
 
 Half of the world writes a 1 with an upstroke, a 7 with a bar, a 4 as a bolt of lightning or a 9
 with a curled tail; MNIST's American writers seldom did. forms.txt is a table of such forms. Their
 strokes are mixed, shaken, bent, slanted and stretched at random, and drawn in MNIST's geometry. A
 network that has seen nothing but digits takes a letter for one with great confidence. So it is
-shown letters, signs, shapes, print, scribbles, textures and pieces of digits as well.
+shown letters, signs, shapes, print, scribbles and textures as well; lines.py has pieces of digits.
 """
 
 import functools
@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw, ImageFont
 from model import IMAGE_SIZE
 from reading.ink import bounding_box
 from reading.preprocessing import BOX_SIZE, MAX_SMALL_WIDTH, STROKE_WIDTHS, draw_sharply
-from training.data import Digits
 from training.forms import FORMS, Random, Strokes, curve, line, oval, segments
 
 # Pairs are the minimum and the maximum.
@@ -238,23 +237,6 @@ def cut_margins(ink: np.ndarray) -> np.ndarray:
     return ink[bounding_box(ink > FAINT * ink.max(), margin=0)]
 
 
-def pair(rng: Random, digits: np.ndarray) -> np.ndarray:
-    """Return two digits that nearly touch or overlap, and often cut one in half: (H, W) in 0..1."""
-    left, right = (cut_margins(digit) for digit in digits[rng.integers(len(digits), size=2)])
-    gap, drop = rng.integers(-2, 3), rng.integers(-4, 5)
-    height = 8 + max(len(left), len(right))
-    ink = np.zeros((height, left.shape[1] + right.shape[1] + gap), np.uint8)
-    ink[(height - len(left)) // 2 :, : left.shape[1]][: len(left)] = left
-    place = ink[(height - len(right) + drop) // 2 :, -right.shape[1] :][: len(right)]
-    np.maximum(place, right, out=place)
-    side, share = rng.integers(5), rng.uniform(0.35, 0.6)
-    if side == 0:
-        ink = ink[:, round(share * left.shape[1]) :]
-    elif side == 1:
-        ink = ink[:, : ink.shape[1] - round(share * right.shape[1])]
-    return ink / 255
-
-
 STROKES = {
     "letters": glyph,
     "foreign letters": functools.partial(written, kind="foreign"),
@@ -276,48 +258,23 @@ RARE_KINDS = (
 NON_DIGIT_KINDS = [
     kind
     for rare in RARE_KINDS
-    for kind in (
-        "letters",
-        "signs",
-        "pairs",
-        "shapes",
-        "letters",
-        "signs",
-        "print",
-        "scribbles",
-        rare,
-    )
+    for kind in ("letters", "signs", "shapes", "letters", "signs", "print", "scribbles", rare)
 ]
 
 
-def draw_non_digits(n: int, seed: int, images: torch.Tensor) -> torch.Tensor:
+def draw_non_digits(n: int, seed: int) -> torch.Tensor:
     """Draw n non-digits, one of each of `NON_DIGIT_KINDS` in turn.
 
-    Takes the digits of which pairs are made, uint8 (N, 28, 28). Returns images like MNIST's,
-    uint8 (n, 28, 28). The same seed and digits give the same bytes.
+    Returns images like MNIST's, uint8 (n, 28, 28). The same seed gives the same bytes.
     """
     rng = np.random.Generator(np.random.PCG64([seed, NON_DIGIT]))
-    inks = INKS | {"pairs": functools.partial(pair, digits=images.numpy())}
     drawn = np.zeros((n, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     for i in range(n):
         kind = NON_DIGIT_KINDS[i % len(NON_DIGIT_KINDS)]
         if kind in STROKES:
             drawn[i] = draw(STROKES[kind](rng), rng)
         else:
-            ink = cut_margins(inks[kind](rng)).astype(np.float32)
+            ink = cut_margins(INKS[kind](rng)).astype(np.float32)
             # Half of them are drawn as small pictures are, whose shape is in gray.
             drawn[i] = (255 * draw_sharply(ink, small=rng.random() < 0.5)).round()
     return torch.from_numpy(drawn)
-
-
-def add_drawings(digits: Digits, handwriting: float, non_digits: float, seed: int) -> Digits:
-    """Return digits on any device, then drawn digits, then non-digits, all on the CPU.
-
-    The numbers of drawings are given as shares of the digits. Non-digits are labelled `NON_DIGIT`.
-    """
-    digits, n = digits.to("cpu"), len(digits)
-    drawn, labels = draw_handwriting(round(handwriting * n), seed)
-    others = draw_non_digits(round(non_digits * n), seed, digits.images)
-    images = torch.cat([digits.images, drawn, others])
-    labels = torch.cat([digits.labels, labels, torch.full([len(others)], NON_DIGIT)])
-    return Digits(images, labels, digits.name)

@@ -141,16 +141,16 @@ def test_a_doubtful_digit_counts_among_sure_ones_and_not_alone(digits, monkeypat
     assert predictor.read(write(digits, ["7"], 60)) == []
 
 
-def make_part(height=20, width=10, left=0, thickness=0.0):
-    return Part(np.ones((height, width), bool), 0, left, thickness)
+def make_part(height=20, width=10, left=0, thickness=0.0, top=0):
+    return Part(np.ones((height, width), bool), top, left, thickness)
 
 
-def test_a_digit_is_unlikely_if_it_is_wide_low_or_cut_out_of_thick_ink(digits):
-    page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, None)
+def test_a_digit_is_unlikely_if_it_is_wide_low_off_the_line_or_cut_out_of_thick_ink(digits):
+    page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, 1.0)
     page.likelihood = lambda part: 1.0  # all of it is ink
 
     def score(*parts, digit=5):
-        lattice = Lattice([], 20, page)
+        lattice = Lattice([make_part()], 20, page)
         lattice.parts, lattice.runs = list(parts), {(0, len(parts)): join(list(parts))}
         page.readings[lattice.runs[0, len(parts)]] = Prediction(digit, 0.9, ())
         return lattice.score(0, len(parts))
@@ -158,7 +158,8 @@ def test_a_digit_is_unlikely_if_it_is_wide_low_or_cut_out_of_thick_ink(digits):
     likely = float(np.log(0.9))
     assert score(make_part(20, 10)) == score(make_part(20, 20)) == pytest.approx(likely)
     assert score(make_part(20, 30)) < likely
-    assert score(make_part(12, 10), digit=1) < score(make_part(12, 10)) < likely
+    assert score(make_part(12, 10, top=4), digit=1) < score(make_part(12, 10, top=4)) < likely
+    assert score(make_part(top=10)) == score(make_part(top=-10)) < score(make_part(top=5)) < likely
     assert score(make_part(thickness=4)) < score(make_part(thickness=2)) < likely
     pieces = make_part(width=5), make_part(width=5, left=5, thickness=2)
     assert score(*pieces) == pytest.approx(likely)  # put together again
@@ -190,6 +191,15 @@ def test_what_is_left_out_parts_two_numbers(digits, monkeypatch):
     assert split_numbers(line) == ["23", "57"]
 
 
+def test_commas_of_a_sloping_line_are_no_ones(predictor, digits):
+    for slope in (-0.1, 0, 0.1):
+        page = write(digits, ["2 35 7"], 60, 0, slope)
+        for x in (120, 300):
+            y = 68 + slope * x + max(0, -slope) * page.width
+            ImageDraw.Draw(page).line((x, y, x - 6, y + 18), fill=0, width=5)
+        assert texts(predictor.read(page)) == ["2357"], slope
+
+
 def test_a_level_bar_is_never_cut_into_ones(predictor):
     for width in (6, 20):
         bar = Image.new("L", (400, 160), 255)
@@ -198,7 +208,7 @@ def test_a_level_bar_is_never_cut_into_ones(predictor):
 
 
 def test_the_work_for_a_line_grows_as_its_parts_do(digits):
-    page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, None)
+    page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, 1.0)
 
     def steps(n):
         """Count the lines of Python that are run for a line of n parts."""
