@@ -58,7 +58,6 @@ class Candidate(NamedTuple):
     box: Box  # shares of the picture's width and height
     starts_number: bool  # a gap or a sign is before it, or nothing
     ink: int  # pixels
-    score: float  # how likely it is by its looks and its shape, in nats
 
 
 class Line(NamedTuple):
@@ -395,9 +394,9 @@ class Lattice:
         for (i, j), whole, gap in zip(path, wholes, [0.0, *gaps], strict=False):  # may be none
             signs = (self.skipped(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
             starts = not digits or gap > usual + NUMBER_GAP or any(signs)
-            page, ink, score = self.page, int(whole.mask.sum()), self.score(i, j)
+            page = self.page
             found = page.readings[whole], page.confidence(whole), page.box(whole)
-            digits.append(Candidate(*found, starts, ink, score))
+            digits.append(Candidate(*found, starts, int(whole.mask.sum())))
             end = j
         return digits
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import slow
+from conftest import FEW_DRAWINGS, slow
 from PIL import Image
 
 import inference
@@ -168,7 +168,7 @@ def test_two_downloads_into_the_same_folder_at_once_both_end_well(mnist_dir, tmp
 @slow
 def test_a_batch_of_all_digits_fits_in_memory(mnist_dir, tmp_path):
     command = [sys.executable, str(PROJECT_DIR / "train.py"), "--epochs", "1"]
-    command += ["--batch-size", "60000", "--data-dir", str(mnist_dir)]
+    command += ["--batch-size", "60000", "--data-dir", str(mnist_dir), *FEW_DRAWINGS]
     with subprocess.Popen(
         [*command, "--output-dir", str(tmp_path)], stdout=subprocess.DEVNULL
     ) as run:

@@ -21,6 +21,7 @@ from reading.checkpoint import load_checkpoint, load_content, save_checkpoint
 from train import Settings, Trainer, evaluate
 from training import data, runs
 from training.data import LAST_STRENGTH, PROJECT_DIR, Digits, load_mnist, load_sample
+from training.lines import CUT
 from training.synthetic import NON_DIGIT, draw_handwriting, draw_non_digits
 
 OUTPUTS = ["confusion_matrix.png", "history.json", "history.png", "mistakes.png", "mnist_cnn.pt"]
@@ -89,7 +90,9 @@ def test_drawings_join_the_training_digits_as_a_share_of_them():
     assert torch.equal(some.images, same.images)
     for part in (slice(200, 240), slice(240, 260)):
         assert not torch.equal(some.images[part], other.images[part])
-    assert torch.equal(some.labels[200:240], draw_handwriting(40, seed=0)[1])
+    n_drawn = 40 - round(CUT * 40)
+    assert torch.equal(some.labels[200 : 200 + n_drawn], draw_handwriting(n_drawn, seed=0)[1])
+    assert (some.labels[200 + n_drawn : 240] < NON_DIGIT).all()
     assert (some.labels[240:] == NON_DIGIT).all()
 
 
@@ -448,7 +451,7 @@ def test_help_names_every_setting_with_its_default_and_no_machine_s_folders(caps
     for field in dataclasses.fields(Settings):
         assert f"--{field.name.replace('_', '-')}" in out
         assert field.metadata["help"] in out
-    for default in ("[25]", "[0]", "[0.2]", "[True]", "[data]", "[outputs]"):
+    for default in ("[25]", "[0]", "[0.3]", "[True]", "[data]", "[outputs]"):
         assert default in out
     assert "default:" not in out
     assert str(PROJECT_DIR) not in out
@@ -600,4 +603,4 @@ def test_a_progress_bar_is_shown_on_a_terminal():
             break
     os.close(ours)
     assert done.wait() == 0
-    assert b"/108 [" in shown
+    assert b"/124 [" in shown
