@@ -176,10 +176,14 @@ def cut_lines(
 
     Returns images like MNIST's, uint8 (n, 28, 28), and their labels, int64 (n,), 0..9 or
     `NON_DIGIT`. A digit that stands apart is left out: it looks as it does in MNIST. The same
-    digits, numbers and seed give the same bytes.
+    digits, numbers and seed give the same bytes. Raises ValueError if no digit has ink.
     """
     rng = np.random.Generator(np.random.PCG64([seed, NON_DIGIT + 1]))
     images, labels = digits.images.numpy(), digits.labels.numpy()
+    dark = images.max(axis=(1, 2), initial=0) > 127  # `read` finds no ink in others
+    images, labels = images[dark], labels[dark]
+    if n_digits + n_pieces and not len(images):
+        raise ValueError("no digit has ink; without drawings: handwriting=0, non_digits=0")
     left = {False: n_digits, True: n_pieces}  # by whether they are pieces
     drawn, names = [], []
     bar = tqdm(total=n_digits + n_pieces, desc="cutting", leave=False, disable=None)

@@ -66,6 +66,17 @@ def test_any_digits_can_be_written():
     assert set(labels.tolist()) == {1, NON_DIGIT}
 
 
+def test_digits_without_ink_are_left_out_and_refused_if_there_are_no_others():
+    sample = load_sample(False)
+    blank = torch.zeros_like(sample.images)
+    blank[::2] = sample.images[::2]
+    images, _ = cut_lines(Digits(blank, sample.labels), 10, 10, seed=0)
+    assert (images.amax(dim=(1, 2)) > 100).all()
+    for pale in (sample.images * 0, sample.images // 4):
+        with pytest.raises(ValueError, match="no digit has ink"):
+            cut_lines(Digits(pale, sample.labels), 0, 1, seed=0)
+
+
 def test_drawings_join_the_digits_and_non_digits_come_last():
     some = load_sample(True)[:240]
     labels = add_drawings(some, 0.1, 0.1, seed=0).labels
