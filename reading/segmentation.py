@@ -29,6 +29,7 @@ MAX_SIZE = 1024  # pixels of its longer side
 SURE = 0.9  # the confidence from which a component is one digit
 UNSURE_POWER = 4  # how much less a part counts for what is typical where the network is unsure
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
+FULL_HEIGHT = 0.6  # likewise, of a part that is as high as a digit
 MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
 USUAL_INK = 0.88  # how likely the ink of digits is ink, in half of amounts and numbers or more
 INK_POWER = 3  # how much less what is less likely ink is trusted
@@ -214,7 +215,7 @@ def find_slope(parts: list[Part]) -> float:
 
 def find_middle(parts: list[Part], height: float) -> tuple[float, float]:
     """Return the slope of the line through the middles of digits, and where it begins."""
-    large = [part for part in parts if part.height > 0.6 * height] or parts
+    large = [part for part in parts if part.height > FULL_HEIGHT * height] or parts
     y, x = np.array([part.middle for part in large]).T
     slope = 0.0
     if len(large) > 2 and np.ptp(x) > height:
@@ -319,7 +320,7 @@ class Lattice:
 
     def __init__(self, line: list[Part], height: float, page: Page, hasty: bool = False) -> None:
         self.height, self.page = height, page
-        self.settled = {p for p in line if p.height > 0.6 * height and page.is_sure(p)}
+        self.settled = {p for p in line if p.height > FULL_HEIGHT * height and page.is_sure(p)}
         self.parts: list[Part] = []
         for part in sorted(line, key=lambda part: part.middle[1]):
             wide = part.width > (0.9 if part in self.settled else 0.5) * height

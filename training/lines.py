@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from model import IMAGE_SIZE
 from reading.preprocessing import BOX_SIZE
-from reading.segmentation import Lattice, Page, Part, find_lines
+from reading.segmentation import HEIGHTS, Lattice, Page, Part, find_lines
 from training.data import Digits
 from training.forms import FORMS, Random, segments
 from training.synthetic import NON_DIGIT, cut_margins, draw_handwriting, draw_non_digits
@@ -154,8 +154,8 @@ def cut_line(line: Line) -> Iterator[tuple[Page, Part, int]]:
     page = Page(line.ink, 1.0)
     apart = {page.box(part) for part in page.parts}
     sizes = np.bincount(line.owner[line.owner >= 0], minlength=len(line.labels)).clip(1)
-    large = [part for part in page.parts if part.height > 0.4 * HEIGHT]
-    small = [part for part in page.parts if part.height <= 0.4 * HEIGHT]
+    large = [part for part in page.parts if part.height > HEIGHTS[0] * HEIGHT]
+    small = [part for part in page.parts if part.height <= HEIGHTS[0] * HEIGHT]
     lattices = [Lattice(row + small, HEIGHT, page) for row in find_lines(large, HEIGHT)]
     for part in (part for lattice in lattices for part in lattice.runs.values()):
         owners = line.owner[part.top : part.bottom, part.left : part.right][part.mask]
