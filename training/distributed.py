@@ -26,6 +26,10 @@ def joined() -> Iterator[None]:
     if all_of_us == 1:
         yield
         return
+    # Loaded later, by an optimizer, it would keep this group as the default of its functions. The
+    # group's threads would then live on, and end the process with SIGABRT when Python exits.
+    import torch.distributed.nn
+
     backend, store = "gloo", None
     if torch.cuda.is_available() and dist.is_nccl_available():
         backend = "cpu:gloo,cuda:nccl"
