@@ -152,19 +152,20 @@ class MNISTPredictor:
             lines = read_page(gray, self.classify)
         every = [candidate for line in lines for candidate in line.digits]
         likely = sum(candidate.ink * candidate.confidence for candidate in every)
+        sure = self.min_confidence**SURE_POWER
         # A picture need be no surer than a digit.
-        min_likelihood = min(MIN_LIKELIHOOD, self.min_confidence**SURE_POWER)
-        if likely < min_likelihood * sum(line.ink for line in lines):
+        if likely < min(MIN_LIKELIHOOD, sure) * sum(line.ink for line in lines):
             return []
-        found = [self.accept(line.digits, size) for line in lines]
+        found = [self.accept(line.digits, size, sure) for line in lines]
         return [line for line in found if line]
 
-    def accept(self, line: list[Candidate], size: tuple[int, int]) -> list[FoundDigit]:
-        """Return those digits of a line of which the network is sure enough.
+    def accept(
+        self, line: list[Candidate], size: tuple[int, int], limit: float
+    ) -> list[FoundDigit]:
+        """Return those digits of a line whose confidence reaches the limit.
 
-        Where it is sure of half of a line, the others are digits of the same hand.
+        Where half of a line do, the others are digits of the same hand: theirs is a lower one.
         """
-        limit = self.min_confidence**SURE_POWER
         n_sure = sum(candidate.confidence >= limit for candidate in line)
         if n_sure >= MIN_SHARE * len(line):
             limit = self.min_confidence**LINE_POWER

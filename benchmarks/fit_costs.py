@@ -74,8 +74,8 @@ def find_box(part: tuple, boxes: np.ndarray) -> int:
 def edges_of(lattice: Lattice, boxes: np.ndarray) -> list[Edge]:
     """Return all edges of a lattice; boxes are shares of the picture."""
     edges = []
-    for i, part in enumerate(lattice.parts):
-        zero = Costs(*[0.0] * len(COSTS))._replace(skip=lattice.skipped(part))
+    for i in range(len(lattice.parts)):
+        zero = Costs(*[0.0] * len(COSTS))._replace(skip=lattice.skipped(i))
         edges.append(Edge(i, i + 1, 0.0, zero, "", -1))
     for (i, j), part in lattice.runs.items():
         reading, box = lattice.page.readings[part], find_box(lattice.page.box(part), boxes)

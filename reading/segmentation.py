@@ -2,8 +2,9 @@
 
 Ink falls into connected components. A digit may be several of them, as a 5 and its hat are, and
 digits that touch are one. So components are cut where they are thin, and the network itself says
-which of the parts make a digit. This is heuristic over-segmentation (LeCun, Bottou, Bengio and
-Haffner 1998, "Gradient-based learning applied to document recognition", section V).
+which of the parts make a digit; another one sees them in their line (context.py). This is heuristic
+over-segmentation (LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to
+document recognition", section V).
 """
 
 import itertools
@@ -16,6 +17,7 @@ import scipy
 import torch
 
 from model import normalize
+from reading.context import find_digits
 from reading.image_io import WHITE
 from reading.ink import NEIGHBOURS, find_ink, resize_to
 from reading.preprocessing import SMALL_DIGIT, draw_as_mnist
@@ -42,7 +44,7 @@ MAX_CUTS = 2.5  # of a part that is as wide as it is high
 NUMBER_GAP = 0.6  # between numbers of a line, in heights, more than the usual gap of its digits,
 MAX_USUAL_GAP = 1.0  # which is larger only where the digits are numbers of their own
 MIN_SIGN = 0.3  # of a part that is no digit, in heights; a smaller one is a point, a comma or dust
-MAX_SLOPE = 0.3  # of a line
+LOGITS = (-8.0, 4.0)  # of a digit in its line; beyond them they tell no more
 MIN_INK = 0.05  # between two cuts, as a share of the square of the height
 STEP_COST = 0.1  # of a cut's step to the side, in pixels of ink
 
@@ -72,15 +74,14 @@ class Costs(NamedTuple):
     """What a way to read a line costs, in nats: compared with the logarithm of probabilities."""
 
     cut: float  # through as much ink as a digit is high
-    skip: float  # a part as high as a digit
+    skip: float  # a part as high as a digit, where it is surely one in its line
     wide: float  # a digit twice as wide as high, which may be two
-    low: float  # a digit but 0 whose height is 1/e of the typical height,
-    low_one: float  # and a 1: a comma may be read as one, and a piece of a digit
+    low: float  # a 1 whose height is 1/e of the typical height: a comma, or a piece of a digit
     join: float  # each component of a digit but the first
-    off: float  # a digit whose middle is as far from the middle of the line as it is high
+    context: float  # each nat of the logit by which it is no digit in its line
 
 
-COSTS = Costs(cut=3.2, skip=1.8, wide=0.69, low=0.63, low_one=0.5, join=0.78, off=1.5)
+COSTS = Costs(cut=1.91, skip=2.96, wide=0.91, low=1.5, join=0.52, context=0.16)
 
 
 class Part:
@@ -213,16 +214,6 @@ def find_slope(parts: list[Part]) -> float:
     return float(np.median(slopes)) if len(slopes) > 2 else 0.0
 
 
-def find_middle(parts: list[Part], height: float) -> tuple[float, float]:
-    """Return the slope of the line through the middles of digits, and where it begins."""
-    large = [part for part in parts if part.height > FULL_HEIGHT * height] or parts
-    y, x = np.array([part.middle for part in large]).T
-    slope = 0.0
-    if len(large) > 2 and np.ptp(x) > height:
-        slope = float(np.polyfit(x, y, 1)[0].clip(-MAX_SLOPE, MAX_SLOPE))
-    return slope, float(np.median(y - slope * x))
-
-
 def distance(a: Part, b: Part) -> int:
     """Return how far two boxes are apart, in the direction in which they are further apart."""
     beside = max(a.left, b.left) - min(a.right, b.right)
@@ -326,13 +317,18 @@ class Lattice:
             wide = part.width > (0.9 if part in self.settled else 0.5) * height
             whole = hasty or not wide or part.height < HEIGHTS[0] * height
             self.parts += [part] if whole else cut(part, height)
-        self.slope, self.level = find_middle(self.parts, height)
         self.runs: dict[tuple[int, int], Part] = {}  # from a part to before another
         max_parts = 1 if hasty else MAX_PARTS
         for i in range(len(self.parts)):
             for j in range(i + 1, min(i + max_parts, len(self.parts)) + 1):
                 if self.may_be_digit(run := self.parts[i:j]):
                     self.runs[i, j] = join(run)
+        self.logits = dict.fromkeys(self.runs, 0.0)  # that they are digits, in their line
+
+    def see_context(self) -> None:
+        """Find out how likely each run is one digit by its place and by what is around it."""
+        logits = find_digits(self.page.ink, self.height, list(self.runs.values()))
+        self.logits = dict(zip(self.runs, logits.clip(*LOGITS).tolist(), strict=True))
 
     def may_be_digit(self, run: list[Part]) -> bool:
         """Return whether parts side by side may be one digit."""
@@ -349,23 +345,25 @@ class Lattice:
     def features(self, i: int, j: int) -> Costs:
         """Return how much of each cost a run has if it is read as a digit."""
         whole = self.runs[i, j]
-        digit = self.page.readings[whole].digit
-        # Many write a 0 smaller than other digits.
-        low = max(0.0, math.log(self.height / whole.height)) if digit else 0.0
-        y, x = whole.middle
+        is_one = self.page.readings[whole].digit == 1
         return Costs(
             cut=self.parts[i].thickness / self.height,
             skip=0.0,
             wide=max(0.0, whole.width / whole.height - 1),
-            low=low,
-            low_one=low * (digit == 1),
+            low=is_one * max(0.0, math.log(self.height / whole.height)),
             join=sum(not part.thickness for part in self.parts[i + 1 : j]),
-            off=abs(y - self.slope * x - self.level) / self.height,
+            context=-self.logits[i, j],
         )
 
-    def skipped(self, part: Part) -> float:
+    def size(self, part: Part) -> float:
         """Return how large a part is, as a share of a digit's height."""
         return min(1.0, max(part.mask.shape) / self.height)
+
+    def skipped(self, k: int) -> float:
+        """Return how much is lost if a part is none of a digit: its size, where it may be one."""
+        low, high = LOGITS
+        logits = (logit for (i, j), logit in self.logits.items() if i <= k < j)
+        return self.size(self.parts[k]) * (max(logits, default=low) - low) / (high - low)
 
     def score(self, i: int, j: int) -> float:
         """Return how likely it is, in nats, that a run is a digit, by its looks and its shape."""
@@ -375,9 +373,9 @@ class Lattice:
     def best_path(self) -> list[tuple[int, int]]:
         """Return the likeliest digits of the line, as keys of `runs` (Viterbi)."""
         paths: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
-        for j, part in enumerate(self.parts, start=1):
+        for j in range(1, len(self.parts) + 1):
             score, path = paths[-1]
-            options = [(score - COSTS.skip * self.skipped(part), path)]
+            options = [(score - COSTS.skip * self.skipped(j - 1), path)]
             for i in range(max(0, j - MAX_PARTS), j):
                 if (i, j) in self.runs:
                     score, path = paths[i]
@@ -393,7 +391,7 @@ class Lattice:
         usual = float(np.clip(np.median(gaps), 0, MAX_USUAL_GAP)) if gaps else 0.0
         digits, end = [], 0
         for (i, j), whole, gap in zip(path, wholes, [0.0, *gaps], strict=False):  # may be none
-            signs = (self.skipped(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
+            signs = (self.size(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
             starts = not digits or gap > usual + NUMBER_GAP or any(signs)
             page = self.page
             found = page.readings[whole], page.confidence(whole), page.box(whole)
@@ -457,6 +455,8 @@ def read_lattices(gray: np.ndarray, classify: Classify) -> list[Lattice]:
     page = Page(ink, max(gray.shape) / max(ink.shape), classify)
     lattices = find_lattices(page) if read_parts(page) else []
     page.read(whole for lattice in lattices for whole in lattice.runs.values())
+    for lattice in lattices:
+        lattice.see_context()
     return lattices
 
 

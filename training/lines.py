@@ -52,6 +52,8 @@ MAX_COVER, MAX_SECOND = 0.7, 0.35
 class Line:
     """Digits side by side: their ink, and which of them each pixel belongs to."""
 
+    signed = SIGNED
+
     def __init__(self, n: int, rng: Random) -> None:
         shape = round(2.6 * HEIGHT), round((1.7 * n + 2) * HEIGHT)
         self.rng, self.labels = rng, []
@@ -123,10 +125,12 @@ class Line:
         self.draw(np.array([[(left, y), (right, y)]]))
 
 
-def write_line(images: np.ndarray, labels: np.ndarray, rng: Random) -> Line:
+def write_line(
+    images: np.ndarray, labels: np.ndarray, rng: Random, hand: type[Line] = Line
+) -> Line:
     """Write some of the digits, uint8 (N, 28, 28), as a number or as a sum of money."""
     n = int(rng.integers(LENGTHS[0], LENGTHS[1] + 1))
-    line, n_first = Line(n, rng), n
+    line, n_first = hand(n, rng), n
     zeros = np.flatnonzero(labels == 0)
     if len(zeros) and rng.random() < MONEY:
         n_first = int(rng.integers(1, n))
@@ -139,12 +143,19 @@ def write_line(images: np.ndarray, labels: np.ndarray, rng: Random) -> Line:
         tall = rng.uniform(*TALLER) if i == 0 and rng.random() < TALL else 1.0
         size, stretch = (tall, 1.0) if i < n_first else (small, wide)
         line.write(images[at], int(labels[at]), size, stretch)
-        if rng.random() < (LAST_SIGNED if i == n - 1 else SIGNED):
+        if rng.random() < (LAST_SIGNED if i == n - 1 else line.signed):
             line.write_sign()
         line.x += HEIGHT * max(-0.2, (gap if i < n_first else zero_gap) + rng.normal(0, 0.07))
     if rng.random() < RULED:
         line.rule()
     return line
+
+
+def lattices_of(page: Page, height: float) -> list[Lattice]:
+    """Return the lattices of a page whose digits are so many pixels high."""
+    large = [part for part in page.parts if part.height > HEIGHTS[0] * height]
+    small = [part for part in page.parts if part.height <= HEIGHTS[0] * height]
+    return [Lattice(row + small, height, page) for row in find_lines(large, height)]
 
 
 def cut_line(line: Line) -> Iterator[tuple[Page, Part, int]]:
@@ -154,10 +165,7 @@ def cut_line(line: Line) -> Iterator[tuple[Page, Part, int]]:
     page = Page(line.ink, 1.0)
     apart = {page.box(part) for part in page.parts}
     sizes = np.bincount(line.owner[line.owner >= 0], minlength=len(line.labels)).clip(1)
-    large = [part for part in page.parts if part.height > HEIGHTS[0] * HEIGHT]
-    small = [part for part in page.parts if part.height <= HEIGHTS[0] * HEIGHT]
-    lattices = [Lattice(row + small, HEIGHT, page) for row in find_lines(large, HEIGHT)]
-    for part in (part for lattice in lattices for part in lattice.runs.values()):
+    for part in (part for lattice in lattices_of(page, HEIGHT) for part in lattice.runs.values()):
         owners = line.owner[part.top : part.bottom, part.left : part.right][part.mask]
         counts = np.bincount(owners[owners >= 0], minlength=len(sizes))
         covers = counts / sizes

@@ -145,21 +145,24 @@ def make_part(height=20, width=10, left=0, thickness=0.0, top=0):
     return Part(np.ones((height, width), bool), top, left, thickness)
 
 
-def test_a_digit_is_unlikely_if_it_is_wide_low_off_the_line_or_cut_out_of_thick_ink(digits):
+def test_a_digit_is_unlikely_if_it_is_wide_low_or_cut_out_of_thick_ink_or_its_context_says_so(
+    digits,
+):
     page = Page(np.asarray(write(digits, ["5"], 60), np.float32) / 255, 1.0)
     page.likelihood = lambda part: 1.0  # all of it is ink
 
-    def score(*parts, digit=5):
+    def score(*parts, digit=5, logit=0.0):
         lattice = Lattice([make_part()], 20, page)
         lattice.parts, lattice.runs = list(parts), {(0, len(parts)): join(list(parts))}
+        lattice.logits = {(0, len(parts)): logit}
         page.readings[lattice.runs[0, len(parts)]] = Prediction(digit, 0.9, ())
         return lattice.score(0, len(parts))
 
     likely = float(np.log(0.9))
     assert score(make_part(20, 10)) == score(make_part(20, 20)) == pytest.approx(likely)
     assert score(make_part(20, 30)) < likely
-    assert score(make_part(12, 10, top=4), digit=1) < score(make_part(12, 10, top=4)) < likely
-    assert score(make_part(top=10)) == score(make_part(top=-10)) < score(make_part(top=5)) < likely
+    assert score(make_part(12, 10, top=4), digit=1) < score(make_part(12, 10, top=4)) == likely
+    assert score(make_part(), logit=-2.0) < likely < score(make_part(), logit=2.0)
     assert score(make_part(thickness=4)) < score(make_part(thickness=2)) < likely
     pieces = make_part(width=5), make_part(width=5, left=5, thickness=2)
     assert score(*pieces) == pytest.approx(likely)  # put together again
