@@ -396,11 +396,19 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Setting
 
 
 def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Load, train, evaluate, plot and save; return the exit code."""
+    """Keep others out of the output folder while it is written; return the exit code."""
+    lock = FileLock(arguments.output_dir / ".lock")
+    try:
+        from_first(lambda: runs.claim_folder(lock))
+        make_results(arguments, from_first(lambda: settings))
+    finally:
+        lock.release()
+    return 0
+
+
+def make_results(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Load, train, evaluate, plot and save."""
     started, output_dir = time.perf_counter(), arguments.output_dir
-    settings = from_first(lambda: settings)
-    lock = FileLock(output_dir / ".lock")
-    from_first(lambda: runs.claim_folder(lock))
     train_digits, test_digits = from_first(lambda: load_data(arguments.data_dir, arguments.sample))
     flags = ["--sample"] * arguments.sample + ["--dry-run"] * arguments.dry_run
     command = runs.command_line(settings, Settings(), flags)
@@ -419,9 +427,7 @@ def run_command(arguments: argparse.Namespace, settings: Settings) -> int:
     runs.save_state(run, output_dir)  # before training: it shows whether it can write there
     run.fit(test_digits, after_epoch=lambda: runs.save_state(run, output_dir))
     from_first(lambda: save_results(output_dir, run, test_digits))
-    lock.release()
     print_results(run.history, output_dir, time.perf_counter() - started)
-    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

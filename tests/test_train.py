@@ -1,6 +1,7 @@
 """train.py: training, evaluation, the files it writes, and its command line."""
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -471,7 +472,7 @@ def test_cuda_without_cuda_is_refused_with_one_line(capsys):
 
 
 def test_a_model_of_mnist_is_not_replaced_by_one_of_the_sample(
-    tmp_path, trained, monkeypatch, capsys
+    tmp_path, trained, monkeypatch, capsys, request
 ):
     model, history = trained
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
@@ -480,6 +481,8 @@ def test_a_model_of_mnist_is_not_replaced_by_one_of_the_sample(
     save_checkpoint(folder / "mnist_cnn.pt", model, history | {"data": "MNIST"})
     before = (folder / "mnist_cnn.pt").read_bytes()
     arguments = ["--dry-run", "--data-dir", str(tmp_path / "data"), "--output-dir"]
+    gc.disable()  # the folder is free again at once, not when garbage is collected
+    request.addfinalizer(gc.enable)
     assert train.main([*arguments, str(folder)]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"{folder / 'mnist_cnn.pt'}: was trained on MNIST, and is kept" in last
