@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from reading.checkpoint import save_content
 from reading.context import CONTEXT_FORMAT, CONTEXT_WEIGHTS, ContextNetwork, draw_windows
+from reading.files import exit_code
 from reading.segmentation import Page, Part
 from training.data import PROJECT_DIR, Digits, load_data
 from training.forms import Random, segments
@@ -225,27 +226,25 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def run_command(arguments: argparse.Namespace) -> int:
+    """Train, save and evaluate; return the exit code."""
+    began = time.monotonic()
+    digits, _ = load_data(arguments.data_dir, arguments.sample)
+    with sharing_cores("cpu"):
+        network = train(Lines(digits, arguments.seed, arguments.lines), arguments)
+    weights = {name: t.half().contiguous() for name, t in network.state_dict().items()}
+    metadata = {"command": arguments.command, "lines": arguments.lines}
+    save_content(arguments.output, CONTEXT_FORMAT, {"metadata": metadata, "weights": weights})
+    held_out = Lines(digits, HELD_OUT, arguments.evaluate)
+    print(evaluate(network, held_out, arguments.workers), flush=True)
+    print(f"{arguments.output}: {time.monotonic() - began:.0f} s")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = parse_arguments(argv)
-    try:
-        began = time.monotonic()
-        digits, _ = load_data(arguments.data_dir, arguments.sample)
-        with sharing_cores("cpu"):
-            network = train(Lines(digits, arguments.seed, arguments.lines), arguments)
-        weights = {name: t.half().contiguous() for name, t in network.state_dict().items()}
-        metadata = {"command": arguments.command, "lines": arguments.lines}
-        save_content(arguments.output, CONTEXT_FORMAT, {"metadata": metadata, "weights": weights})
-        held_out = Lines(digits, HELD_OUT, arguments.evaluate)
-        print(evaluate(network, held_out, arguments.workers), flush=True)
-        print(f"{arguments.output}: {time.monotonic() - began:.0f} s")
-        return 0
-    except KeyboardInterrupt:
-        print("train_context.py: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except (OSError, ValueError) as error:
-        print(f"train_context.py: error: {error}", file=sys.stderr)
-        return 1
+    return exit_code("train_context.py", lambda: run_command(arguments), "; nothing was written")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from reading.checkpoint import load_content, save_content
 from reading.devices import computes_in_bfloat16
+from reading.files import exit_code
 from reading.ink import INK_FORMAT, INK_WEIGHTS, InkNetwork, load_ink_network
 from training.data import PROJECT_DIR, load_data
 from training.scenes import KINDS, Hands, draw_scene, load_hands
@@ -323,33 +324,31 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def run_command(arguments: argparse.Namespace) -> int:
+    """Train, save and evaluate; return the exit code."""
+    began = time.monotonic()
+    digits, _ = load_data(arguments.data_dir, arguments.sample)
+    hands = load_hands(digits.images, count=500 if arguments.sample else 6000)
+    print(
+        f"strokes of {len(hands.digits):,} digits in {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    trainer = Trainer(arguments)
+    if arguments.resume:
+        trainer.restore(load_content(state_path(arguments.output), STATE_FORMAT))
+    with sharing_cores(arguments.device):
+        train(trainer, hands, arguments)
+    save_ink(arguments, trainer)
+    state_path(arguments.output).unlink(missing_ok=True)
+    print(*evaluate(load_ink_network(arguments.output), hands, arguments), sep="\n", flush=True)
+    print(f"{arguments.output}: {time.monotonic() - began:.0f} s")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = parse_arguments(argv)
-    try:
-        began = time.monotonic()
-        digits, _ = load_data(arguments.data_dir, arguments.sample)
-        hands = load_hands(digits.images, count=500 if arguments.sample else 6000)
-        print(
-            f"strokes of {len(hands.digits):,} digits in {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
-        trainer = Trainer(arguments)
-        if arguments.resume:
-            trainer.restore(load_content(state_path(arguments.output), STATE_FORMAT))
-        with sharing_cores(arguments.device):
-            train(trainer, hands, arguments)
-        save_ink(arguments, trainer)
-        state_path(arguments.output).unlink(missing_ok=True)
-        print(*evaluate(load_ink_network(arguments.output), hands, arguments), sep="\n", flush=True)
-        print(f"{arguments.output}: {time.monotonic() - began:.0f} s")
-        return 0
-    except KeyboardInterrupt:
-        print("train_ink.py: interrupted; --resume goes on", file=sys.stderr)
-        return 130
-    except (OSError, ValueError) as error:
-        print(f"train_ink.py: error: {error}", file=sys.stderr)
-        return 1
+    return exit_code("train_ink.py", lambda: run_command(arguments), "; --resume goes on")
 
 
 if __name__ == "__main__":
