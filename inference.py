@@ -51,7 +51,7 @@ from reading.segmentation import Box, Candidate, read_page
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "mnist_cnn.pt"
 BATCH_SIZE = 64  # images in one forward pass; more are too many for the processor's cache
 MIN_SHARE = 0.5  # of a line's digits; if it is sure of fewer, it must be sure of each.
-MIN_LIKELIHOOD = 0.7  # of ink, the mean confidence in what it is; else it is a drawing
+MIN_LIKELIHOOD = 0.65  # of ink, the mean confidence in what it is; else it is a drawing
 SURE_POWER = 0.5  # A digit of a picture must reach min_confidence**0.5: parts of anything are read.
 LINE_POWER = 3.0  # In a line of which half are sure, the others must reach min_confidence**3.
 MAX_PHOTO_PIXELS = 250_000_000  # phones take photos of 200 megapixels
@@ -151,7 +151,7 @@ class MNISTPredictor:
             gray, size = to_grayscale(image)
             lines = read_page(gray, self.classify)
         every = [candidate for line in lines for candidate in line.digits]
-        likely = sum(candidate.ink * candidate.confidence for candidate in every)
+        likely = sum(candidate.ink * candidate.alone for candidate in every)
         sure = self.min_confidence**SURE_POWER
         # A picture need be no surer than a digit.
         if likely < min(MIN_LIKELIHOOD, sure) * sum(line.ink for line in lines):

@@ -78,7 +78,7 @@ def edges_of(lattice: Lattice, boxes: np.ndarray) -> list[Edge]:
         zero = Costs(*[0.0] * len(COSTS))._replace(skip=lattice.skipped(i))
         edges.append(Edge(i, i + 1, 0.0, zero, "", -1))
     for (i, j), part in lattice.runs.items():
-        reading, box = lattice.page.readings[part], find_box(lattice.page.box(part), boxes)
+        reading, box = lattice.page.verdict(part), find_box(lattice.page.box(part), boxes)
         likely, features = math.log(reading.confidence), lattice.features(i, j)
         edges.append(Edge(i, j, likely, features, str(reading.digit), box))
     return sorted(edges, key=lambda edge: edge.stop)

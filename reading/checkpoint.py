@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
@@ -101,6 +102,22 @@ def load_content(path: str | os.PathLike, format: str) -> dict:
     content = read_content(path)
     check_format(path, content, format)
     return content
+
+
+def load_network(make: Callable[[], nn.Module], path: str | os.PathLike, format: str) -> nn.Module:
+    """Return a network, in evaluation mode, with the weights that `save_content` wrote.
+
+    Raises FileNotFoundError, or CheckpointError if the file has none for it.
+    """
+    weights = load_content(path, format).get("weights")
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
+        network = make().eval()
+    try:
+        network.load_state_dict(weights)
+    except Exception as error:  # other names or shapes, or no tensors at all
+        reason = str(error).splitlines()[-1].strip()[:200]
+        raise CheckpointError(f"{path}: not for this network ({reason})") from error
+    return network.to(memory_format=torch.channels_last)
 
 
 def read_content(path: str | os.PathLike) -> dict:

@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image
 
-from reading.checkpoint import load_content
+from reading.checkpoint import load_network
 
 INK_FORMAT = "mnist-ink"
 INK_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "ink.pt"
@@ -92,11 +92,7 @@ def local_contrast(gray: torch.Tensor) -> torch.Tensor:
 @functools.cache
 def load_ink_network(path: Path = INK_WEIGHTS) -> InkNetwork:
     """Read the weights that ship, or others, once."""
-    weights = load_content(path, INK_FORMAT)["weights"]
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
-        network = InkNetwork().eval()
-    network.load_state_dict(weights)
-    return network.to(memory_format=torch.channels_last)
+    return load_network(InkNetwork, path, INK_FORMAT)
 
 
 def find_ink(gray: np.ndarray) -> np.ndarray:

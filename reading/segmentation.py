@@ -17,7 +17,7 @@ import scipy
 import torch
 
 from model import normalize
-from reading.context import find_digits
+from reading.context import see_segments
 from reading.image_io import WHITE
 from reading.ink import NEIGHBOURS, find_ink, resize_to
 from reading.preprocessing import SMALL_DIGIT, draw_as_mnist
@@ -31,6 +31,7 @@ MAX_SIZE = 1024  # pixels of its longer side
 SURE = 0.9  # the confidence from which a component is one digit
 UNSURE_POWER = 4  # how much less a part counts for what is typical where the network is unsure
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
+NEAR = 0.3  # likewise, of the distance from a digit to a small part of it or of the next one
 FULL_HEIGHT = 0.6  # likewise, of a part that is as high as a digit
 MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
 USUAL_INK = 0.88  # how likely the ink of digits is ink, in half of amounts and numbers or more
@@ -44,6 +45,8 @@ MAX_CUTS = 2.5  # of a part that is as wide as it is high
 NUMBER_GAP = 0.6  # between numbers of a line, in heights, more than the usual gap of its digits,
 MAX_USUAL_GAP = 1.0  # which is larger only where the digits are numbers of their own
 MIN_SIGN = 0.3  # of a part that is no digit, in heights; a smaller one is a point, a comma or dust
+CONTEXT_SHARE = 0.4  # of what a segment is: the network that sees it in its line has so much say
+MIN_PROBABILITY = 1e-7  # as fine as float32
 LOGITS = (-8.0, 4.0)  # of a digit in its line; beyond them they tell no more
 MIN_INK = 0.05  # between two cuts, as a share of the square of the height
 STEP_COST = 0.1  # of a cut's step to the side, in pixels of ink
@@ -56,8 +59,9 @@ Classify = Callable[[torch.Tensor], list[Any]]
 class Candidate(NamedTuple):
     """What is likely a digit."""
 
-    reading: Any  # what `classify` says of it
+    reading: Any  # what `classify` says of it, and the network that sees it in its line
     confidence: float  # that of the reading, less where it is not likely ink
+    alone: float  # likewise, of what `classify` says alone: it has learned what non-digits are
     box: Box  # shares of the picture's width and height
     starts_number: bool  # a gap or a sign is before it, or nothing
     ink: int  # pixels
@@ -81,7 +85,7 @@ class Costs(NamedTuple):
     context: float  # each nat of the logit by which it is no digit in its line
 
 
-COSTS = Costs(cut=1.91, skip=2.96, wide=0.91, low=1.5, join=0.52, context=0.16)
+COSTS = Costs(cut=1.02, skip=2.96, wide=0.92, low=1.5, join=0.8, context=0.2)
 
 
 class Part:
@@ -102,6 +106,7 @@ class Page:
         self.ink, self.zoom = ink, zoom  # it is so many times smaller than the picture
         self.parts = self.find_parts()
         self.classify, self.readings = classify, {}
+        self.verdicts: dict[Part, Any] = {}  # what the network of context.py has a say in
 
     def find_parts(self) -> list[Part]:
         """Return the connected components of ink but for dust, the largest first."""
@@ -120,6 +125,23 @@ class Page:
             pixels = np.stack([self.draw(part) for part in parts])
             answers = self.classify(normalize(torch.from_numpy(WHITE * pixels)))
             self.readings.update(zip(parts, answers, strict=True))
+
+    def hear(self, parts: list[Part], digits: np.ndarray) -> None:
+        """Let a second network have its say in what parts are: log-probabilities, (N, 10).
+
+        The two are averaged as experts are (Hinton 2002): a digit must be likely to both.
+        """
+        own = np.array([self.readings[part].probabilities for part in parts])
+        both = (1 - CONTEXT_SHARE) * np.log(own.clip(MIN_PROBABILITY)) + CONTEXT_SHARE * digits
+        for part, row in zip(parts, scipy.special.softmax(both, axis=1).tolist(), strict=True):
+            confidence = max(row)
+            self.verdicts[part] = self.readings[part]._replace(
+                digit=row.index(confidence), confidence=confidence, probabilities=tuple(row)
+            )
+
+    def verdict(self, part: Part) -> Any:
+        """Return what digit a part is, by all that was heard."""
+        return self.verdicts.get(part, self.readings[part])
 
     def is_sure(self, part: Part) -> bool:
         """Return whether the network has read a part, and is sure of it."""
@@ -144,10 +166,9 @@ class Page:
         edge = part.mask & ~scipy.ndimage.binary_erosion(part.mask, NEIGHBOURS)
         return self.likelihood(part) * 2 * part.mask.sum() / edge.sum()
 
-    def confidence(self, part: Part) -> float:
-        """Return how sure it is that a part is a digit: the network's confidence, and its ink."""
-        trust = min(1, self.likelihood(part) / USUAL_INK) ** INK_POWER
-        return self.readings[part].confidence * trust
+    def trust(self, part: Part) -> float:
+        """Return how far what is read in a part is trusted: less where it is not likely ink."""
+        return min(1, self.likelihood(part) / USUAL_INK) ** INK_POWER
 
     def box(self, part: Part) -> Box:
         """Return where a part is, as shares of the picture's width and height."""
@@ -326,9 +347,12 @@ class Lattice:
         self.logits = dict.fromkeys(self.runs, 0.0)  # that they are digits, in their line
 
     def see_context(self) -> None:
-        """Find out how likely each run is one digit by its place and by what is around it."""
-        logits = find_digits(self.page.ink, self.height, list(self.runs.values()))
-        self.logits = dict(zip(self.runs, logits.clip(*LOGITS).tolist(), strict=True))
+        """Read each run once more, where it is and with what is around it."""
+        runs = list(self.runs.values())
+        logits, digits = see_segments(self.page.ink, self.height, runs)
+        if len(logits):
+            self.logits = dict(zip(self.runs, logits.clip(*LOGITS).tolist(), strict=True))
+            self.page.hear(runs, digits)
 
     def may_be_digit(self, run: list[Part]) -> bool:
         """Return whether parts side by side may be one digit."""
@@ -345,7 +369,7 @@ class Lattice:
     def features(self, i: int, j: int) -> Costs:
         """Return how much of each cost a run has if it is read as a digit."""
         whole = self.runs[i, j]
-        is_one = self.page.readings[whole].digit == 1
+        is_one = self.page.verdict(whole).digit == 1
         return Costs(
             cut=self.parts[i].thickness / self.height,
             skip=0.0,
@@ -367,7 +391,8 @@ class Lattice:
 
     def score(self, i: int, j: int) -> float:
         """Return how likely it is, in nats, that a run is a digit, by its looks and its shape."""
-        confidence = self.page.confidence(self.runs[i, j])
+        whole = self.runs[i, j]
+        confidence = self.page.verdict(whole).confidence * self.page.trust(whole)
         return math.log(confidence) - float(np.dot(COSTS, self.features(i, j)))
 
     def best_path(self) -> list[tuple[int, int]]:
@@ -393,8 +418,9 @@ class Lattice:
         for (i, j), whole, gap in zip(path, wholes, [0.0, *gaps], strict=False):  # may be none
             signs = (self.size(p) > MIN_SIGN and not p.thickness for p in self.parts[end:i])
             starts = not digits or gap > usual + NUMBER_GAP or any(signs)
-            page = self.page
-            found = page.readings[whole], page.confidence(whole), page.box(whole)
+            page, trust = self.page, self.page.trust(whole)
+            verdict, alone = page.verdict(whole), page.readings[whole].confidence
+            found = verdict, trust * verdict.confidence, trust * alone, page.box(whole)
             digits.append(Candidate(*found, starts, int(whole.mask.sum())))
             end = j
         return digits
@@ -409,22 +435,31 @@ def typical(parts: list[Part], values: list[float], page: Page) -> float:
     return weighted_median(values, weights)
 
 
+def by_size(parts: list[Part], height: float) -> tuple[list[Part], list[Part]]:
+    """Return the parts as high as digits may be, and those that are less high."""
+    large = [part for part in parts if HEIGHTS[0] < part.height / height < HEIGHTS[1]]
+    return large, [part for part in parts if part.height <= HEIGHTS[0] * height]
+
+
+def near(line: list[Part], small: list[Part], height: float) -> list[Part]:
+    """Return the small parts that are near one of a line's."""
+    return [part for part in small if any(distance(part, p) < NEAR * height for p in line)]
+
+
 def find_lattices(page: Page) -> list[Lattice]:
     """Group what may be digits into lines, without what is far too large, small or unlikely."""
     known = list(page.readings)
     height = typical(known, [part.height for part in known], page)
     strength = typical(known, [page.strength(part) for part in known], page)
     parts = [part for part in page.parts if page.strength(part) > MIN_STRENGTH * strength]
-    large = [part for part in parts if HEIGHTS[0] < part.height / height < HEIGHTS[1]]
-    small = [part for part in parts if part.height <= HEIGHTS[0] * height]
+    large, small = by_size(parts, height)
     lines = find_lines(large, height)
     # A part at the edge may go on beyond it. It counts as a digit only beside others.
     inner = [line for line in lines if not all(map(page.touches_edge, line))]
     rows = []
     for line in inner or lines:
         middle = typical(line, [part.height for part in line], page)
-        near = [part for part in small if any(distance(part, p) < 0.3 * middle for p in line)]
-        rows.append((line + near, middle, page))
+        rows.append((line + near(line, small, middle), middle, page))
     lattices = [Lattice(*row) for row in rows]
     n_new = sum(
         whole not in page.readings for lattice in lattices for whole in lattice.runs.values()

@@ -26,7 +26,8 @@ NOTEBOOK = PROJECT_DIR / "mnist_classifier_demo.ipynb"
 CANVAS_PICTURE = PROJECT_DIR / "docs" / "canvas.png"
 # What the notebook has no use for.
 LEFT_OUT = {"export.py", "page.py", "page.js", "page.css", "page.html", "mnist.js", "network.js"}
-LEFT_OUT |= {"scenes.py", "papers.py", "strokes.py", "train_ink.py", "train_context.py"}
+LEFT_OUT |= {"scenes.py", "papers.py", "strokes.py", "fields.py"}
+LEFT_OUT |= {"train_ink.py", "train_context.py"}
 # What the notebook carries, but for model.py, which it shows.
 PACKED_FILES = ["train.py", "inference.py"]
 PACKED_FILES += sorted(

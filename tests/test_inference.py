@@ -521,7 +521,7 @@ def test_a_number_of_which_half_is_sure_is_read(monkeypatch, predictor):
     def read_page(gray, classify):
         found = [Prediction(i, c, ()) for i, c in enumerate(confidences[:n])]
         place = {"box": (0, 0, 1, 1), "starts_number": False, "ink": 1}
-        digits = [Candidate(p, p.confidence, **place) for p in found]
+        digits = [Candidate(p, p.confidence, p.confidence, **place) for p in found]
         return [Line(digits, ink=n)]
 
     monkeypatch.setattr(inference, "read_page", read_page)

@@ -23,10 +23,20 @@ from scipy import ndimage
 
 from training.forms import oval
 from training.papers import SIZE, Random, clouds, coverage, filled, lit, log_uniform, photo, texture
-from training.strokes import SIGNS, Segments, digit_strokes, drawn, segments, unit, with_ruler
+from training.strokes import (
+    SIGNS,
+    Segments,
+    digit_strokes,
+    drawn,
+    drawn_digit,
+    segments,
+    unit,
+    with_ruler,
+)
 
 FAT = 6  # pixels of a scene for each of its picture: strokes are one pixel or two
 DASHES = 100  # points of a line that may be dashed
+NO_LABEL = -1  # of a digit that nobody asks for, and of a stroke that joins two
 FEW_CELLS = 20  # digits; more are in no comb
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -44,10 +54,16 @@ class Hands(NamedTuple):
 
     digits: list[Segments]  # of MNIST's training digits, 1 high or wide
     photos: list[np.ndarray]  # uint8 (H, W)
+    labels: list[int]  # of the digits, or NO_LABEL
 
 
-def load_hands(images: torch.Tensor, count: int = 6000) -> Hands:
-    """Take the strokes of some digits, uint8 (N, 28, 28), and get scikit-learn's two photos."""
+def load_hands(
+    images: torch.Tensor, count: int = 6000, labels: torch.Tensor | None = None
+) -> Hands:
+    """Take the strokes of some digits, uint8 (N, 28, 28), and get scikit-learn's two photos.
+
+    Whoever wants to know which digits are written gives their labels, and no image without ink.
+    """
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
     try:
         from sklearn.datasets import load_sample_images  # a development dependency
@@ -55,7 +71,11 @@ def load_hands(images: torch.Tensor, count: int = 6000) -> Hands:
         photos = [photo.mean(axis=2).astype(np.uint8) for photo in load_sample_images().images]
     except ImportError:
         photos = []
-    return Hands(digit_strokes(images[chosen]), photos)
+    digits = digit_strokes(images[chosen])
+    known = [NO_LABEL] * len(digits) if labels is None else labels[chosen].tolist()
+    if len(known) != len(digits):
+        raise ValueError("an image has no ink, so that labels don't fit")
+    return Hands(digits, photos, known)
 
 
 # ---- A sheet that is written on ----------------------------------------------------------
@@ -74,6 +94,7 @@ class Sheet:
         self.slant, self.stretch = rng.normal(0, 0.12), rng.normal(0, 0.2)  # of the hand
         self.unevenness = rng.choice([0, 0, 0.15, 0.35])  # of the pen's width
         self.digits: list[tuple[Segments, np.ndarray]] = []
+        self.labels: list[int] = []  # of each of these
         self.other: list[tuple[Segments, np.ndarray]] = []
         self.faint: list[tuple[Segments, np.ndarray]] = []
         self.boxes: list[Box] = []  # of digits and words
@@ -96,13 +117,13 @@ class Sheet:
 
     def write_digit(self, scale: float, x: float, y: float) -> float:
         """Write a digit in this hand into a square at (x, y); return its width."""
-        rng, digits = self.rng, self.hands.digits
+        rng, hands = self.rng, self.hands
         source = rng.choice(3, p=[0.7, 0.22, 0.08])
-        digit = (
-            digits[rng.integers(len(digits))],
-            drawn("digit", rng) if source == 1 else None,
-            with_ruler(rng) if source == 2 else None,
-        )[source]
+        at = rng.integers(len(hands.digits))
+        digit, label = hands.digits[at], hands.labels[at]
+        if source:
+            digit, label = drawn_digit(rng) if source == 1 else with_ruler(rng)
+        self.labels.append(label)
         turn, stretch = math.radians(rng.normal(0, 5)), math.exp(rng.normal(self.stretch, 0.12))
         matrix = np.array([[stretch, 0], [-self.slant, 1]])
         matrix = matrix @ [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]
@@ -125,6 +146,8 @@ class Sheet:
         """Draw lines with a ruler, or a curve, from point to point, or every other one of them."""
         drawing = segments([np.asarray(points, float)])[:: 1 + dashed]
         (self.other if onto is None else onto).append((drawing, np.full(len(drawing), width)))
+        if onto is self.digits:
+            self.labels.append(NO_LABEL)
 
     def bounds(self) -> Box:
         """Return the box around all that is written, or one in the middle where nothing is."""
@@ -407,6 +430,11 @@ def draw_scene(hands: Hands, seed: int, index: int, kind: str = "") -> Scene:
     rng = np.random.Generator(np.random.PCG64([seed, index]))
     shares = np.array([kind.share for kind in KINDS.values()], float)
     name = kind or str(rng.choice(list(KINDS), p=shares / shares.sum()))
+    return draw_sheet(hands, name, rng)[0]
+
+
+def draw_sheet(hands: Hands, name: str, rng: Random) -> tuple[Scene, Sheet]:
+    """Draw a scene of a kind; return what was drawn, too."""
     kind = KINDS[name]
     coarse, on_screen = rng.random() < kind.coarse, rng.random() < kind.screen
     pixel = SIZE / log_uniform(rng, 8 if name == "plain" else 64, 0.8 * SIZE) if coarse else 1.0
@@ -415,12 +443,21 @@ def draw_scene(hands: Hands, seed: int, index: int, kind: str = "") -> Scene:
     for add, chance in kind.around.items():
         if rng.random() < chance:
             add(sheet)
-    ink, other = coverage(sheet.digits), coverage(sheet.other)
-    other = np.maximum(other, np.asarray(sheet.printed, np.float32) / 255)
+    ink = coverage(sheet.digits)
     laid = ink
     if name == "outlined":
         rim = max(1.5 * pixel, sheet.pen * rng.uniform(0.1, 0.2))
         laid = ink - coverage([(drawing, widths - 2 * rim) for drawing, widths in sheet.digits])
+    image, ink = take_picture(sheet, name, laid, ink, on_screen)
+    return Scene(name, image, (255 * ink.clip(0, 1)).round().astype(np.uint8)), sheet
+
+
+def take_picture(
+    sheet: Sheet, name: str, laid: np.ndarray, ink: np.ndarray, on_screen: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay ink on a sheet of some kind, and take a picture: uint8 (192, 192), and its ink."""
+    rng, kind = sheet.rng, KINDS[name]
+    other = np.maximum(coverage(sheet.other), np.asarray(sheet.printed, np.float32) / 255)
     if on_screen:  # clean, and most often black on white
         ground, tone = rng.choice([1, 1, rng.uniform(0.7, 1)]), rng.choice([0, 0, 0.4])
         image = ground + (tone - ground) * np.maximum(laid, other)
@@ -431,13 +468,12 @@ def draw_scene(hands: Hands, seed: int, index: int, kind: str = "") -> Scene:
     else:
         on_a_table = rng.random() < kind.table
         image, ink = on_paper(sheet, name, laid, ink, other, on_a_table)
-    if pixel > 1:
+    if sheet.pixel > 1:
         image, ink = fewer_pixels(sheet, on_screen, image, ink)
     if rng.random() < 0.35:
         image = 1 - image
     image = (255 * image.clip(0, 1)).round().astype(np.uint8)
-    image = as_jpeg(image, rng) if rng.random() < 0.3 else image
-    return Scene(name, image, (255 * ink.clip(0, 1)).round().astype(np.uint8))
+    return (as_jpeg(image, rng) if rng.random() < 0.3 else image), ink
 
 
 def on_paper(

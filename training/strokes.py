@@ -83,7 +83,7 @@ def unit(drawing: Segments) -> Segments:
 
 
 def drawn(kind: str, rng: np.random.Generator) -> Segments:
-    """Return what `synthetic` draws: a "digit", "glyph", "word", "scribble" or "doodle"."""
+    """Return what `synthetic` draws: a "glyph", "word", "scribble" or "doodle"."""
     strokes = getattr(synthetic, kind)(rng)
     return unit(segments(synthetic.vary(strokes, rng)))
 
@@ -92,10 +92,16 @@ def drawn(kind: str, rng: np.random.Generator) -> Segments:
 STRAIGHT = [form for form in FORMS["digit"] if not any(form.marks)]
 
 
-def with_ruler(rng: np.random.Generator) -> Segments:
-    """Return a digit that is drawn with a ruler."""
+def drawn_digit(rng: np.random.Generator) -> tuple[Segments, int]:
+    """Return a digit that `synthetic` draws, and which it is."""
+    form = FORMS["digit"][rng.integers(len(FORMS["digit"]))]
+    return unit(segments(synthetic.vary(form.write(rng), rng))), int(form.name[0])
+
+
+def with_ruler(rng: np.random.Generator) -> tuple[Segments, int]:
+    """Return a digit that is drawn with a ruler, and which it is."""
     form = STRAIGHT[rng.integers(len(STRAIGHT))]
-    return unit(segments(form.trace(form.mix(rng), roundness=0.0)))
+    return unit(segments(form.trace(form.mix(rng), roundness=0.0))), int(form.name[0])
 
 
 # Signs beside digits, at their place and of their size where a digit is 1 high.

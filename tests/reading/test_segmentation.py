@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.whole_numbers import made_pictures
 from inference import FoundDigit, MNISTPredictor, Prediction, main, split_numbers
+from reading import context
 from reading.segmentation import Lattice, Page, Part, join
 from training.data import load_sample
 
@@ -128,7 +129,7 @@ def test_a_thousand_digits(predictor, digits):
     assert wrong + abs(len("".join(found)) - 1000) < 20
 
 
-def test_a_doubtful_digit_counts_among_sure_ones_and_not_alone(digits, monkeypatch):
+def test_a_doubtful_digit_counts_among_sure_ones_and_not_alone(digits, monkeypatch, tmp_path):
     predictor = MNISTPredictor()
     classify = predictor.classify
 
@@ -136,6 +137,7 @@ def test_a_doubtful_digit_counts_among_sure_ones_and_not_alone(digits, monkeypat
         return [p._replace(confidence=0.7) if p.digit == 7 else p for p in classify(images)]
 
     monkeypatch.setattr(predictor, "classify", doubt_sevens)
+    monkeypatch.setattr(context, "CONTEXT_WEIGHTS", tmp_path / "none")  # it may have no doubt
     assert texts(predictor.read(write(digits, ["1275"], 60))) == ["1275"]
     assert texts(predictor.read(write(digits, ["125", "7"], 60))) == ["125"]
     assert predictor.read(write(digits, ["7"], 60)) == []
@@ -182,7 +184,7 @@ def test_gaps_and_signs_part_numbers_and_points_do_not(predictor, digits):
         assert texts(predictor.read(image)) == ["2735"]
 
 
-def test_what_is_left_out_parts_two_numbers(digits, monkeypatch):
+def test_what_is_left_out_parts_two_numbers(digits, monkeypatch, tmp_path):
     predictor = MNISTPredictor()
     classify = predictor.classify
 
@@ -190,6 +192,7 @@ def test_what_is_left_out_parts_two_numbers(digits, monkeypatch):
         return [p._replace(confidence=0.01) if p.digit in (4, 1) else p for p in classify(images)]
 
     monkeypatch.setattr(predictor, "classify", doubt_fours)
+    monkeypatch.setattr(context, "CONTEXT_WEIGHTS", tmp_path / "none")  # it may have no doubt
     [line] = predictor.read(write(digits, ["23457"], 60))
     assert split_numbers(line) == ["23", "57"]
 

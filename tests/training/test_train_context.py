@@ -24,7 +24,7 @@ def test_a_short_training_makes_weights(trained):
     content = load_content(trained, CONTEXT_FORMAT)
     assert content["metadata"]["command"].startswith("python -m training.train_context --sample")
     with torch.inference_mode():
-        assert load_context_network(trained)(torch.zeros(3, 2, *WINDOW)).shape == (3,)
+        assert load_context_network(trained)(torch.zeros(3, 2, *WINDOW)).shape == (3, 11)
 
 
 def test_the_same_seed_gives_the_same_weights_with_another_number_of_workers(trained, tmp_path):
@@ -37,9 +37,10 @@ def test_the_same_seed_gives_the_same_weights_with_another_number_of_workers(tra
 
 def test_lines_are_digits_and_pieces():
     lines = Lines(load_sample(False), 0, 30)
-    for windows, targets in map(lines.__getitem__, range(len(lines))):
-        assert windows.dtype == np.uint8 and windows.shape == (len(targets), 2, *WINDOW)
-        assert ((targets >= 0) & (targets <= 1)).all()
+    for windows, wholeness, labels in map(lines.__getitem__, range(len(lines))):
+        assert windows.dtype == np.uint8 and windows.shape == (len(labels), 2, *WINDOW)
+        assert ((wholeness >= 0) & (wholeness <= 1)).all()
+        assert ((labels >= 0) & (labels <= 9)).all()
     assert sum((lines[i][1] == 1).any() for i in range(len(lines))) > 20
     with pytest.raises(IndexError):
         lines[len(lines)]
