@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from training.strokes import MIN_LIKENESS, thinned
+
 ImageLike = Image.Image | bytes
 
 GRID = 8  # pixels of the drawing grid for each pixel of MNIST
@@ -38,25 +40,6 @@ def outline(digit: np.ndarray) -> np.ndarray:
     return np.isin(parts, 1 + np.flatnonzero(sizes > 0.04 * sizes.max()))
 
 
-def skeleton(shape: np.ndarray) -> np.ndarray:
-    """Thin a shape to lines of one pixel (Zhang and Suen 1984)."""
-    thin = np.pad(shape, 1).astype(np.uint8)
-    steps = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
-    changed = True
-    while changed:
-        changed = False
-        for first, second in (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6))):
-            around = [np.roll(thin, (-y, -x), (0, 1)) for y, x in steps]
-            n_ink = sum(around)
-            rises = sum((around[i] == 0) & (around[(i + 1) % 8] == 1) for i in range(8))
-            gone = (thin == 1) & (n_ink >= 2) & (n_ink <= 6) & (rises == 1)
-            for a, b, c in (first, second):
-                gone &= around[a] * around[b] * around[c] == 0
-            changed |= bool(gone.any())
-            thin[gone] = 0
-    return thin[1:-1, 1:-1].astype(bool)
-
-
 def rows_of(shape: np.ndarray) -> int:
     """Return the height of the ink in a shape."""
     return int(np.ptp(np.flatnonzero(shape.any(axis=1)))) + 1
@@ -73,14 +56,20 @@ def depth(digit: np.ndarray, width: float | None = None) -> np.ndarray:
     """Return how deep in the ink each point of the drawing grid is, negative outside.
 
     `width` is that of the pen as a part of the digit's height; None keeps the digit's own. A
-    pen that would close a loop, or make one, is taken thinner.
+    pen that would close a loop, or make one, is taken thinner. A digit that is not its strokes
+    keeps its own: where a loop is filled in, they would be those of another digit.
     """
     shape = outline(digit)
+    inside, outside = (ndimage.distance_transform_edt(part) for part in (shape, ~shape))
+    own = ndimage.gaussian_filter(inside - outside, 1.5)
     if width is None:
-        inside, outside = (ndimage.distance_transform_edt(part) for part in (shape, ~shape))
-        return ndimage.gaussian_filter(inside - outside, 1.5)
+        return own
+    thin = thinned(shape[None])[0]
+    distance = ndimage.distance_transform_edt(~thin)
+    strokes = distance < np.median(inside[thin])
+    if (strokes & shape).sum() < MIN_LIKENESS * (strokes | shape).sum():
+        return own
     height = rows_of(shape)
-    distance = ndimage.distance_transform_edt(~skeleton(shape))
     distance = ndimage.gaussian_filter(distance, 1.5) - 0.6  # smoothing lifts the valley's floor
     wanted = holes(shape, 0.004 * height**2)
     for part in np.linspace(width, min(width, 0.1), 8):
@@ -312,7 +301,7 @@ def broken_strokes(digit: np.ndarray, rng: np.random.Generator) -> ImageLike:
     """A dry pen: two to four small gaps across the strokes."""
     deep = depth(digit)
     height = rows_of(deep > 0)
-    lines = np.argwhere(skeleton(deep > 0))
+    lines = np.argwhere(thinned((deep > 0)[None])[0])
     y, x = np.mgrid[: deep.shape[0], : deep.shape[1]]
     whole = deep
     for middle in lines[rng.choice(len(lines), int(rng.integers(2, 5)))]:
