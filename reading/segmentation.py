@@ -29,7 +29,6 @@ FIRST_SIZES = (128, 384)  # pixels of the longer side of the copy in which ink i
 DIGIT_SIZES = (32, 96)  # pixels of the height of digits in the second,
 MAX_SIZE = 1024  # pixels of its longer side
 SURE = 0.9  # the confidence from which a component is one digit
-UNSURE_POWER = 4  # how much less a part counts for what is typical where the network is unsure
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
 NEAR = 0.3  # likewise, of the distance from a digit to a small part of it or of the next one
 FULL_HEIGHT = 0.6  # likewise, of a part that is as high as a digit
@@ -431,7 +430,7 @@ def typical(parts: list[Part], values: list[float], page: Page) -> float:
 
     A large stain, of which the network is unsure, counts less than a digit, and so does dust.
     """
-    weights = [part.mask.sum() * page.readings[part].confidence ** UNSURE_POWER for part in parts]
+    weights = [part.mask.sum() * page.readings[part].confidence for part in parts]
     return weighted_median(values, weights)
 
 
