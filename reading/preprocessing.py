@@ -28,9 +28,12 @@ from reading.ink import (
 SHAPE = (IMAGE_SIZE, IMAGE_SIZE)
 BOX_SIZE = 20  # pixels of the longer side of a digit of MNIST (LeCun et al. 1998)
 SPANS = (17, 21)  # pixels of an image like MNIST's, from the first to the last that is inked
+FAINT, INKED = 0.1, 0.25  # from where a pixel is inked: at the ends of a digit, and in a stroke
 MIN_THICK = 0.04  # of its ink, in squares of two by two pixels
 STROKE_WIDTHS = (2.0, 3.6)  # pixels, minimum and maximum of most of MNIST
-MAX_SMALL_WIDTH = 4.2  # pixels of the strokes of a small digit, which may be blurred
+MAX_SMALL_WIDTH = 4.2  # pixels of the strokes of a small digit, which may be blurred,
+LENIENT = 0.2  # and which are drawn anew only where they miss the limits by such a share
+MIN_GROWTH = 0.05  # pixels, from where strokes are drawn anew
 TYPICAL_WIDTH = 0.75  # of a digit, as a share of its height: the median of MNIST
 MAX_STRETCHED_WIDTH = 0.25  # of a stroke, as a share of the height; a wider one was stretched
 SMALL_DIGIT = 24  # pixels of the longer side; a smaller digit is shape in gray
@@ -47,7 +50,7 @@ MIN_STRENGTH = 0.85  # how likely ink is in a digit, on average
 MIN_PART_MASS = 0.03  # of a part, as a share of that of the digit's largest
 MAX_GAP = 0.15  # between parts of a digit, as a share of its size
 EDGE = 2  # pixels; what is as near to the border may go on beyond it
-OFF_COST = 0.4  # how much less a component in a corner counts than one in the middle
+OFF_COST, EDGE_COST = 0.4, 0.5  # how much less a component in a corner counts, and at the border
 MIN_INNER = 0.25  # of the size of what is around a component, and how much
 MIN_AROUND = 0.75  # of all directions it is in
 MAX_FILLED = 0.35  # of the ink where nothing is drawn; a digit has more if only its outline is
@@ -105,12 +108,12 @@ def is_mnist_like(gray: np.ndarray) -> np.ndarray:
     total, *offsets = np.moveaxis(flat @ MOMENTS, -1, 0)
     alike = (flat.max(axis=-1) >= 0.5) & (total < 0.5 * IMAGE_SIZE**2)
     alike &= np.abs(offsets).max(axis=0) <= 1.0001 * total  # for rounding
-    inked, longest = gray > 0.1, 0
+    inked, longest = gray > FAINT, 0
     for axis in (-2, -1):
         lines = inked.any(axis=axis)  # (..., 28)
         span = IMAGE_SIZE - lines.argmax(axis=-1) - lines[..., ::-1].argmax(axis=-1)
         longest = np.maximum(longest, span)
-    inked = gray > 0.25
+    inked = gray > INKED
     pairs = inked[..., 1:, :] & inked[..., :-1, :]
     squares = pairs[..., 1:] & pairs[..., :-1]
     thick = squares.sum(axis=(-2, -1)) > MIN_THICK * inked.sum(axis=(-2, -1))
@@ -205,7 +208,7 @@ def choose_digit(ink: np.ndarray) -> np.ndarray:
     at_edge = np.minimum(starts, ink.shape - stops).min(axis=1) <= EDGE
     off = np.hypot(*(2 * middles / ink.shape - 1).T).clip(0, 1)
     around = find_surroundings(components)
-    scores = masses * (1 - OFF_COST * off) * np.where(at_edge, 0.5, 1) * ~around
+    scores = masses * (1 - OFF_COST * off) * np.where(at_edge, 1 - EDGE_COST, 1) * ~around
     chosen = np.arange(len(scores)) == scores.argmax()
     eligible = ~around & (at_edge <= at_edge[chosen])
     eligible &= masses > MIN_PART_MASS * masses[chosen]
@@ -262,13 +265,13 @@ def draw_sharply(ink: np.ndarray, small: bool) -> np.ndarray:
     width = float(np.median(stroke_widths(fine > 0.5))) / FINE
     min_width, max_width = STROKE_WIDTHS
     grow = (np.clip(width, min_width, MAX_SMALL_WIDTH if small else max_width) - width) / 2
-    if small and 0.8 * min_width < width < 1.2 * MAX_SMALL_WIDTH:
+    if small and (1 - LENIENT) * min_width < width < (1 + LENIENT) * MAX_SMALL_WIDTH:
         grow = 0.0
     if grow:
         scale = FINE * (BOX_SIZE - 2 * grow) / max(ink.shape)
         fine = resize(ink, ink.shape[0] * scale, ink.shape[1] * scale)
     fine = np.pad(fine, 2 * FINE)
-    if abs(grow) > 0.05:
+    if abs(grow) > MIN_GROWTH:
         inside = fine > 0.5
         edge = scipy.ndimage.distance_transform_edt(~inside)
         edge -= scipy.ndimage.distance_transform_edt(inside)

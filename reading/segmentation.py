@@ -28,10 +28,17 @@ MIN_EXTENT = 0.006  # of a component, as a share of the longer side; a smaller o
 FIRST_SIZES = (128, 384)  # pixels of the longer side of the copy in which ink is looked for first
 DIGIT_SIZES = (32, 96)  # pixels of the height of digits in the second,
 MAX_SIZE = 1024  # pixels of its longer side
+FITTING = (0.8, 1.4)  # times as large as wanted: then the first will do
 SURE = 0.9  # the confidence from which a component is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
 NEAR = 0.3  # likewise, of the distance from a digit to a small part of it or of the next one
 FULL_HEIGHT = 0.6  # likewise, of a part that is as high as a digit
+WIDE, SURELY_WIDE = 0.5, 0.9  # likewise, from where a part is cut, and from where one that is sure
+MAX_GAP = 0.25  # likewise, between parts of one digit,
+MAX_DIGIT = (1.8, 1.5)  # its height and its width,
+MAX_STACKED = 1.4  # and its height if its parts stand one on the other
+STACKED = 0.5  # of the narrower one's width they share then,
+BESIDE, SAME_LINE = 0.3, 0.4  # of the lower one's height two neighbours do, and two of one line
 MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
 USUAL_INK = 0.88  # how likely the ink of digits is ink, in half of amounts and numbers or more
 INK_POWER = 3  # how much less what is less likely ink is trusted
@@ -190,7 +197,7 @@ def find_page_ink(gray: np.ndarray) -> np.ndarray:
         size *= np.clip(height, *DIGIT_SIZES) / height
     else:
         size = MAX_SIZE
-    if not 0.8 < size / max(ink.shape) < 1.4:
+    if not FITTING[0] < size / max(ink.shape) < FITTING[1]:
         ink = find_ink(resize_to(gray, min(int(size), MAX_SIZE, 2 * max(gray.shape))))
     return ink
 
@@ -227,7 +234,7 @@ def find_slope(parts: list[Part]) -> float:
     """Return the slope of the lines: the median of the slopes from each part to the next one."""
     ordered, slopes = sorted(parts, key=lambda part: part.left), []
     for i, part in enumerate(ordered):
-        beside = (p for p in ordered[i:] if p.left > part.right and overlap(part, p) > 0.3)
+        beside = (p for p in ordered[i:] if p.left > part.right and overlap(part, p) > BESIDE)
         if following := next(beside, None):
             down, right = np.subtract(following.middle, part.middle)
             slopes.append(down / right)
@@ -244,8 +251,8 @@ def are_stacked(a: Part, b: Part, height: float) -> bool:
     """Return whether one part stands on the other, so that they may be halves of a digit."""
     shared = min(a.right, b.right) - max(a.left, b.left)
     whole = max(a.bottom, b.bottom) - min(a.top, b.top)
-    above = shared > 0.5 * min(a.width, b.width)
-    return above and distance(a, b) < 0.25 * height and whole < 1.4 * height
+    above = shared > STACKED * min(a.width, b.width)
+    return above and distance(a, b) < MAX_GAP * height and whole < MAX_STACKED * height
 
 
 def find_lines(parts: list[Part], height: float) -> list[list[Part]]:
@@ -255,7 +262,7 @@ def find_lines(parts: list[Part], height: float) -> list[list[Part]]:
     for part in sorted(parts, key=lambda part: part.left):
         shares = [max(overlap(p, part, slope) for p in line[-2:]) for line in lines]
         stacked = (line for line in lines if any(are_stacked(p, part, height) for p in line[-2:]))
-        if shares and max(shares) > 0.4:
+        if shares and max(shares) > SAME_LINE:
             lines[int(np.argmax(shares))].append(part)
         elif line := next(stacked, None):
             line.append(part)
@@ -334,7 +341,7 @@ class Lattice:
         self.settled = {p for p in line if p.height > FULL_HEIGHT * height and page.is_sure(p)}
         self.parts: list[Part] = []
         for part in sorted(line, key=lambda part: part.middle[1]):
-            wide = part.width > (0.9 if part in self.settled else 0.5) * height
+            wide = part.width > (SURELY_WIDE if part in self.settled else WIDE) * height
             whole = hasty or not wide or part.height < HEIGHTS[0] * height
             self.parts += [part] if whole else cut(part, height)
         self.runs: dict[tuple[int, int], Part] = {}  # from a part to before another
@@ -362,8 +369,9 @@ class Lattice:
         if len(run) == 1:
             return True
         gap = max(b.left - a.right for a, b in itertools.pairwise(run))
-        small = height < 1.8 * self.height and width < 1.5 * self.height + 2
-        return gap <= 0.25 * self.height and small and not self.settled.issuperset(run)
+        high, wide = (share * self.height for share in MAX_DIGIT)
+        small = height < high and width < wide + 2  # pixels, for soft edges
+        return gap <= MAX_GAP * self.height and small and not self.settled.issuperset(run)
 
     def features(self, i: int, j: int) -> Costs:
         """Return how much of each cost a run has if it is read as a digit."""
