@@ -3,7 +3,7 @@
     field = write_field(images, labels, hands, rng)
     segments, wholeness, labels, height = cut_field(field, rng)
 
-Half of the fields are lines that are written with digits like MNIST's (lines.py). The others are
+Two of three fields are lines that are written with digits like MNIST's (lines.py). The others are
 scenes of `scenes.py`, digits among lines, letters and textures, in which the network of
 `reading/ink.py` finds ink, and some that is none. How much of one digit a segment has, and of
 nothing else, is known.
@@ -18,18 +18,20 @@ from scipy import ndimage
 
 from reading.ink import find_ink, resize_to
 from reading.segmentation import DIGIT_SIZES, Lattice, Page, Part, by_size, find_lines, near
-from training.forms import Random, segments
-from training.lines import HEIGHT, NOBODY, SIGNS, Line, write_line
+from training.forms import FORMS, Random, segments
+from training.lines import HEIGHT, NOBODY, Line, write_line
 from training.papers import SIZE, coverage, log_uniform
 from training.scenes import NO_LABEL, Hands, Scene, Sheet, draw_sheet
 
 # Hands, papers and pens vary more than where the network of model.py learns digits: here only
 # the place, the size and the wholeness count.
 SLANT, STRETCH = 0.2, 0.3  # standard deviations, of the latter's logarithm
+SIGNS = FORMS["sign"] + FORMS["beside"]
 POINTS = [form for form in SIGNS if form.name in ".,"]
-POINTED = 0.7  # of the signs
-SIGN_SIZES = (0.7, 3.2)  # times as large as in forms.txt
-SIGNED = 0.4  # of the digits have a sign behind them
+POINTED = 0.6  # of the signs
+POINT_SIZES, SIGN_SIZES = (0.7, 3.2), (0.7, 1.4)  # times as large as in forms.txt
+SIGNED = 0.4  # of the digits have a sign behind them,
+FIRST_SIGNED = 0.2  # and of the lines have one before them
 SPACED, MAX_SPACE = 0.35, 1.2  # of the lines; more between their digits, in heights
 SLOPING, SLOPE = 0.4, 0.06  # of the lines, and the standard deviation
 SPECKED, MAX_SPECKS, MAX_SPECK = 0.3, 11, 3  # of the lines; pixels a side
@@ -38,7 +40,7 @@ HEIGHT_ERROR = 0.1  # of the height that `read` measures: its logarithm's standa
 # The overlap of a segment and a digit (intersection over union) from which it may be one, and is.
 MIN_OVERLAP, FULL_OVERLAP = 0.6, 0.9
 
-SCENES = 0.5  # of the fields
+SCENES = 0.35  # of the fields; a line is drawn five times as fast
 KINDS = {  # how frequent each kind of scene is: what makes lines, and some without a digit
     "amount": 30,
     "calculation": 12,
@@ -79,6 +81,8 @@ class FreeLine(Line):
         width = round((1.7 * n * max(1, self.stretch) + 2) * HEIGHT + 2 * n * self.space)
         shape = len(self.ink), width
         self.ink, self.owner = np.zeros(shape, np.float32), np.full(shape, NOBODY)
+        if rng.random() < FIRST_SIGNED:
+            self.write_sign()
 
     def write(self, image: np.ndarray, label: int, size: float, stretch: float = 1.0) -> None:
         """Write a digit like MNIST's, uint8 (28, 28), `size` times as high as others."""
@@ -86,13 +90,14 @@ class FreeLine(Line):
         super().write(image, label, size, stretch)
 
     def write_sign(self) -> None:
-        """Write a sign behind the last digit, small or large, and most often a point or a comma."""
+        """Write a sign behind the last digit, most often a point or a comma, small or large."""
         rng = self.rng
         self.x += self.space * rng.uniform(0, 0.7)
-        signs = POINTS if rng.random() < POINTED else SIGNS
+        points = rng.random() < POINTED
+        signs, sizes = (POINTS, POINT_SIZES) if points else (SIGNS, SIGN_SIZES)
         strokes = HEIGHT * segments(signs[rng.integers(len(signs))].write(rng))
         low, high = strokes.min(axis=(0, 1)), strokes.max(axis=(0, 1))
-        strokes = (strokes - (low + high) / 2) * log_uniform(rng, *SIGN_SIZES)
+        strokes = (strokes - (low + high) / 2) * log_uniform(rng, *sizes)
         # A large one may stand on the line or hang as low as a small one.
         rise = rng.uniform(0, 0.5) * max(0, np.ptp(strokes[..., 1]) - (high - low)[1])
         middle = self.baseline - HEIGHT + (low[1] + high[1]) / 2 - rise

@@ -26,6 +26,7 @@ from reading.segmentation import Part
 from training.data import PROJECT_DIR, Digits, load_data
 from training.fields import cut_field, write_field
 from training.scenes import load_hands
+from training.strokes import are_strokes
 from training.synthetic import draw_handwriting
 from training.train_ink import autocast, sharing_cores
 
@@ -35,7 +36,7 @@ SEGMENTS = 32  # of each line: all steps are alike
 LEARNING_RATE = 3e-3  # the highest; one cycle (Smith and Topin 2018)
 WEIGHT_DECAY = 1e-2
 DRAWN = 1 / 3  # digits drawn by code, for each of MNIST's
-N_STROKES = 12_000  # digits whose strokes are written in scenes
+N_STROKES = 16_000  # digits whose strokes may be written in scenes
 HELD_OUT = 1_000_003  # the seed of the lines to evaluate on
 
 
@@ -46,8 +47,9 @@ class Lines(Dataset):
         drawn, labels = draw_handwriting(round(DRAWN * len(digits)), seed)
         self.images = torch.cat([digits.images, drawn]).numpy()
         self.labels = torch.cat([digits.labels, labels]).numpy()
-        dark = digits.images.amax(dim=(1, 2)) > 127
-        self.hands = load_hands(digits.images[dark], N_STROKES, digits.labels[dark])
+        clear = digits[:N_STROKES]
+        clear = clear[are_strokes(clear.images)]
+        self.hands = load_hands(clear.images, N_STROKES, clear.labels)
         self.seed, self.count = seed, count
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Train the network that tells digits from pieces of a line.",
     )
     add = parser.add_argument
-    add("--lines", type=int, default=80_000, help="how many to train on [%(default)s]")
+    add("--lines", type=int, default=160_000, help="how many to train on [%(default)s]")
     add("--seed", type=int, default=0, help="of the lines and of the first weights [0]")
     add("--workers", type=int, default=os.cpu_count() or 1, help="that draw [one a core]")
     add("--output", type=Path, default=CONTEXT_WEIGHTS, help="where weights go")

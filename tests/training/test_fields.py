@@ -11,6 +11,7 @@ from reading.segmentation import Page
 from training import fields
 from training.data import load_sample
 from training.fields import cut_field, write_field
+from training.lines import NOBODY
 from training.scenes import load_hands
 
 
@@ -71,3 +72,11 @@ def test_a_piece_of_a_digit_is_not_whole(hands, monkeypatch):
             assert covers.max() >= 0.9 and np.sort(covers)[-2] < 0.2
         if covers.max() < 0.6:
             assert share == 0
+
+
+def test_a_sign_may_stand_before_the_digits_and_is_of_none(hands, monkeypatch):
+    first = []
+    for field, _ in draw_fields(hands, monkeypatch, 0.0, 80):
+        column = (field.ink > 0.5).any(axis=0).argmax()
+        first.append((field.owner[:, column : column + 3] == NOBODY).all())
+    assert 0.1 < np.mean(first) < 0.6
