@@ -4,7 +4,7 @@
 
 The network of model.py sees a segment alone, enlarged: to it a comma is a 1, and half of a 0 may
 be a 5. This one sees where in its line a segment is, how large, and what is beside it. It has
-learned it from lines of training digits (`training/train_context.py`).
+learned it from lines of training digits and from scenes (`training/train_context.py`).
 """
 
 import functools
@@ -61,7 +61,7 @@ class ContextNetwork(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu(F.max_pool2d(first(x), 2))  # (N, 32, 10, 14)
         x = F.relu(second(x))
-        x = F.relu(F.max_pool2d(third(x), 2))  # (N, 64, 5, 7)
+        x = F.relu(F.max_pool2d(third(x), 2))  # (N, 128, 5, 7)
         x = F.dropout(F.relu(self.hidden(x.flatten(1))), DROPOUT, self.training)
         return self.out(x)
 

@@ -28,17 +28,17 @@ MIN_EXTENT = 0.006  # of a component, as a share of the longer side; a smaller o
 FIRST_SIZES = (128, 384)  # pixels of the longer side of the copy in which ink is looked for first
 DIGIT_SIZES = (32, 96)  # pixels of the height of digits in the second,
 MAX_SIZE = 1024  # pixels of its longer side
-FITTING = (0.8, 1.4)  # times as large as wanted: then the first will do
+FITTING = (0.8, 1.4)  # times as large as the first: then there is no second
 SURE = 0.9  # the confidence from which a component is one digit
 HEIGHTS = (0.4, 2.5)  # of digits, as a share of the typical height
 NEAR = 0.3  # likewise, of the distance from a digit to a small part of it or of the next one
 FULL_HEIGHT = 0.6  # likewise, of a part that is as high as a digit
-WIDE, SURELY_WIDE = 0.5, 0.9  # likewise, from where a part is cut, and from where one that is sure
-MAX_GAP = 0.25  # likewise, between parts of one digit,
-MAX_DIGIT = (1.8, 1.5)  # its height and its width,
-MAX_STACKED = 1.4  # and its height if its parts stand one on the other
-STACKED = 0.5  # of the narrower one's width they share then,
-BESIDE, SAME_LINE = 0.3, 0.4  # of the lower one's height two neighbours do, and two of one line
+WIDE, SURELY_WIDE = 0.5, 0.9  # likewise, the width from which a part is cut, and a sure one
+MAX_GAP = 0.25  # likewise, between parts of one digit
+MAX_DIGIT = (1.8, 1.5)  # likewise, the height and the width of several parts that are one digit
+MAX_STACKED = 1.4  # likewise, their height if one stands on the other
+STACKED = 0.5  # of the narrower one's width: a part that shares more with another stands on it
+BESIDE, SAME_LINE = 0.3, 0.4  # of the lower one's height, shared by neighbours, and in one line
 MIN_STRENGTH = 0.5  # of ink, as a share of the typical strength
 USUAL_INK = 0.88  # how likely the ink of digits is ink, in half of amounts and numbers or more
 INK_POWER = 3  # how much less what is less likely ink is trusted
@@ -436,7 +436,7 @@ class Lattice:
 def typical(parts: list[Part], values: list[float], page: Page) -> float:
     """Return the median of a value of parts, which count by their ink and by their confidence.
 
-    A large stain, of which the network is unsure, counts less than a digit, and so does dust.
+    Of a large stain the network is unsure: its ink counts less than a digit's. Dust has little ink.
     """
     weights = [part.mask.sum() * page.readings[part].confidence for part in parts]
     return weighted_median(values, weights)

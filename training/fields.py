@@ -90,7 +90,7 @@ class FreeLine(Line):
         super().write(image, label, size, stretch)
 
     def write_sign(self) -> None:
-        """Write a sign behind the last digit, most often a point or a comma, small or large."""
+        """Write a sign behind what is there, most often a point or a comma, small or large."""
         rng = self.rng
         self.x += self.space * rng.uniform(0, 0.7)
         points = rng.random() < POINTED

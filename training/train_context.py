@@ -2,8 +2,8 @@
 
     python -m training.train_context
 
-Worker processes write lines with MNIST's digits and with drawn ones, draw as many scenes, and find
-and cut the ink as `read` does (`fields.py`). The same seed gives the same fields, however many
+Worker processes write lines with MNIST's digits and with drawn ones, draw half as many scenes, and
+find and cut the ink as `read` does (`fields.py`). The same seed gives the same fields, however many
 workers there are; on a CPU, with the same number of threads, it gives the same weights.
 """
 
@@ -36,7 +36,7 @@ SEGMENTS = 32  # of each line: all steps are alike
 LEARNING_RATE = 3e-3  # the highest; one cycle (Smith and Topin 2018)
 WEIGHT_DECAY = 1e-2
 DRAWN = 1 / 3  # digits drawn by code, for each of MNIST's
-N_STROKES = 16_000  # digits whose strokes may be written in scenes
+N_STROKES = 16_000  # the first digits; those that are their strokes are written in scenes
 HELD_OUT = 1_000_003  # the seed of the lines to evaluate on
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from benchmarks.whole_numbers import made_pictures
 from inference import FoundDigit, MNISTPredictor, Prediction, main, split_numbers
 from reading import context
-from reading.segmentation import Lattice, Page, Part, join
+from reading.segmentation import Lattice, Page, Part, join, typical
 from training.data import load_sample
 
 
@@ -169,6 +169,13 @@ def test_a_digit_is_unlikely_if_it_is_wide_low_or_cut_out_of_thick_ink_or_its_co
     pieces = make_part(width=5), make_part(width=5, left=5, thickness=2)
     assert score(*pieces) == pytest.approx(likely)  # put together again
     assert score(make_part(width=5), make_part(width=5, left=6)) < likely
+
+
+def test_joined_digits_count_more_for_the_height_than_a_sure_speck():
+    joined, speck = (Part(np.ones(shape, bool), 0, 0) for shape in ((40, 100), (12, 3)))
+    page = Page(np.zeros((50, 150), np.float32), 1.0)
+    page.readings = {joined: Prediction(3, 0.3, ()), speck: Prediction(1, 1.0, ())}
+    assert typical([joined, speck], [40, 12], page) == 40
 
 
 def test_gaps_and_signs_part_numbers_and_points_do_not(predictor, digits):

@@ -74,9 +74,12 @@ def test_a_piece_of_a_digit_is_not_whole(hands, monkeypatch):
             assert share == 0
 
 
-def test_a_sign_may_stand_before_the_digits_and_is_of_none(hands, monkeypatch):
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_sign_may_stand_before_the_digits_and_is_of_none(hands, monkeypatch, share):
+    monkeypatch.setattr(fields, "FIRST_SIGNED", share)
+    monkeypatch.setattr(fields, "SPECKED", 0.0)
     first = []
-    for field, _ in draw_fields(hands, monkeypatch, 0.0, 80):
+    for field, _ in draw_fields(hands, monkeypatch, 0.0, 40):
         column = (field.ink > 0.5).any(axis=0).argmax()
         first.append((field.owner[:, column : column + 3] == NOBODY).all())
-    assert 0.1 < np.mean(first) < 0.6
+    assert np.mean(first) == pytest.approx(share, abs=0.2)

@@ -7,6 +7,7 @@ import torch
 from reading.checkpoint import load_content
 from reading.context import CONTEXT_FORMAT, WINDOW, load_context_network
 from training.data import load_sample
+from training.strokes import are_strokes
 from training.train_context import Lines, main
 
 ARGUMENTS = ["--sample", "--lines", "24", "--evaluate", "4"]
@@ -44,6 +45,12 @@ def test_lines_are_digits_and_pieces():
     assert sum((lines[i][1] == 1).any() for i in range(len(lines))) > 20
     with pytest.raises(IndexError):
         lines[len(lines)]
+
+
+def test_scenes_are_written_with_digits_that_are_their_strokes():
+    digits = load_sample(False)
+    n_clear = int(are_strokes(digits.images).sum())
+    assert len(Lines(digits, 0, 1).hands.digits) == n_clear < len(digits)
 
 
 def test_nonsense_is_refused_in_one_line(capsys):
