@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from training.strokes import MIN_LIKENESS, thinned
+from training.strokes import MIN_LIKENESS, likeness, thinned
 
 ImageLike = Image.Image | bytes
 
@@ -64,10 +64,8 @@ def depth(digit: np.ndarray, width: float | None = None) -> np.ndarray:
     own = ndimage.gaussian_filter(inside - outside, 1.5)
     if width is None:
         return own
-    thin = thinned(shape[None])[0]
-    distance = ndimage.distance_transform_edt(~thin)
-    strokes = distance < np.median(inside[thin])
-    if (strokes & shape).sum() < MIN_LIKENESS * (strokes | shape).sum():
+    distance = ndimage.distance_transform_edt(~thinned(shape[None])[0])
+    if likeness(inside, distance) < MIN_LIKENESS:
         return own
     height = rows_of(shape)
     distance = ndimage.gaussian_filter(distance, 1.5) - 0.6  # smoothing lifts the valley's floor

@@ -39,10 +39,18 @@ def are_strokes(images: torch.Tensor) -> torch.Tensor:
     for some in images.split(250):
         inks = shapes(some.numpy())
         for ink, thin in zip(inks, thinned(inks), strict=True):
-            inside, outside = (ndimage.distance_transform_edt(part) for part in (ink, ~thin))
-            drawn = outside < np.median(inside[thin]) if has_strokes(thin) else thin
-            alike.append((drawn & ink).sum() > MIN_LIKENESS * (drawn | ink).sum())
+            deep, far = (ndimage.distance_transform_edt(part) for part in (ink, ~thin))
+            alike.append(has_strokes(thin) and likeness(deep, far) > MIN_LIKENESS)
     return torch.tensor(alike, dtype=torch.bool)
+
+
+def likeness(deep: np.ndarray, far: np.ndarray) -> float:
+    """Return what ink and its thin lines, drawn with one pen, have in common, 0..1.
+
+    Takes how deep in the ink each pixel is, 0 outside, and how far from the lines, both (H, W).
+    """
+    ink, drawn = deep > 0, far < np.median(deep[far == 0])
+    return (ink & drawn).sum() / (ink | drawn).sum()
 
 
 def has_strokes(thin: np.ndarray) -> bool:

@@ -49,7 +49,7 @@ class Lines(Dataset):
         self.labels = torch.cat([digits.labels, labels]).numpy()
         clear = digits[:N_STROKES]
         clear = clear[are_strokes(clear.images)]
-        self.hands = load_hands(clear.images, N_STROKES, clear.labels)
+        self.hands = load_hands(clear.images, len(clear), clear.labels)
         self.seed, self.count = seed, count
 
     def __len__(self) -> int:
